@@ -1,0 +1,167 @@
+"""The contract of a log, and of the store that commits steps.
+
+A log is an ordered, append-only sequence of rows. Each row has an offset: an integer from 1 that
+never changes, is never used again, and grows from row to row. A *cursor* is an opaque text that
+stands between two rows of one log; only the log that made it can read it.
+
+Invariants that every adapter keeps, and that `tests/contracts` holds them to:
+- `append` returns after its rows are as durable as the adapter's docstring promises.
+- A reader that goes on from `Slice.next` sees every row once, in order, also over restarts.
+- Rows leave a log only at its head, by retention, and never before a registered reader has
+  passed them, unless the hard cap says so.
+- `Store.commit` is all or nothing: outputs, state and position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+LATEST = "latest"
+"""A cursor for "only what is new", understood by every log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one read returned.
+
+    Args:
+        batch: the rows, with the column `offset` in front; may be empty.
+        next: the cursor behind the last row; pass it as `after` to go on.
+        lag_rows: rows that were in the log behind `next` when the read was made.
+    """
+
+    batch: pa.RecordBatch
+    next: str
+    lag_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Offsets of the first and last row of an append; `last` is below `first` when it had none."""
+
+    first: int
+    last: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows were appended."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The ends of a log.
+
+    Args:
+        first: offset of the first row that is still there (equal to `next` when there is none).
+        next: offset that the next appended row will have.
+        rows: how many rows are there.
+    """
+
+    first: int
+    next: int
+    rows: int
+
+
+class Log(Protocol):
+    """One log. Safe to use from several threads."""
+
+    @property
+    def name(self) -> str:
+        """Name of the log, as in `raw`."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of its rows, without `offset`."""
+
+    def append(self, batch: pa.RecordBatch) -> Appended:
+        """Append a batch as one atomic write and return its offsets.
+
+        Raises:
+            LogError: the batch does not have this log's schema.
+            LogUnavailableError: nothing was appended; trying again is safe.
+        """
+
+    def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
+        """Return up to `limit` rows behind a cursor, oldest first.
+
+        Args:
+            after: cursor of an earlier slice; None for the first row still there; `LATEST`.
+            limit: most rows to return, at least 1.
+            wait_s: how long to wait for a first row when there is none, in seconds.
+            back: start so many rows before the cursor (fewer when the log begins later).
+
+        Raises:
+            CursorError: the cursor is not of this log.
+            OffsetRemovedError: the row behind the cursor was removed; carries the first one there.
+            DamagedLogError: rows are missing or cannot be read; names the offset.
+            LogUnavailableError: try again later.
+        """
+
+    def bounds(self) -> Bounds:
+        """The ends of the log, now."""
+
+
+class OwnedLog(Log, Protocol):
+    """A log in a store of this process: it can also be watched and be registered with."""
+
+    def cursor(self, offset: int) -> str:
+        """The cursor behind `offset`."""
+
+    def register(self, reader: str, after: str | None, keep_rows: int = 0) -> None:
+        """Record how far a downstream reader is, so that retention keeps what it still needs.
+
+        Args:
+            reader: name of the reader.
+            after: its cursor; rows up to it may go. None when it has read nothing.
+            keep_rows: rows before its cursor that it wants to be able to read again.
+        """
+
+    def subscribe(self, notify: Callable[[], None]) -> Callable[[], None]:
+        """Call `notify` (from any thread) after each append; returns how to stop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a stage goes on from after it has claimed its name in a store.
+
+    Args:
+        epoch: number of this claim; a commit under an older epoch is fenced off.
+        position: cursor of the upstream log after the last committed step, or None.
+        state: what the last committed step saved, or None.
+    """
+
+    epoch: int
+    position: str | None
+    state: bytes | None
+
+
+class Store(Protocol):
+    """The logs, states and positions of one service, in one place that commits them together."""
+
+    def log(self, name: str, schema: pa.Schema) -> OwnedLog:
+        """Open a log, or create it.
+
+        Raises:
+            LogError: the log is there with other columns.
+        """
+
+    def claim(self, stage: str) -> Claim:
+        """Become the only process that may commit as `stage`, and learn where it stands."""
+
+    def commit(
+        self, stage: str, epoch: int, position: str | None, state: bytes, outputs: Mapping[str, pa.RecordBatch]
+    ) -> dict[str, Appended]:
+        """Append outputs (by log name) and save state and position, in one transaction.
+
+        Raises:
+            FencedError: the stage was claimed again since; nothing was committed.
+            LogUnavailableError: nothing was committed; trying again is safe.
+        """
+
+    def close(self) -> None:
+        """Release files and connections."""

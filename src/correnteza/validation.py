@@ -1,0 +1,71 @@
+"""Whether records are valid, and if not, why: the one place with these rules.
+
+Invariant: a record that passes here can be standardised, learned from and predicted on without an
+overflow or an exception. The same rules hold for `POST /records`, `POST /predict` and the normalizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from correnteza.errors import Problem
+from correnteza.records import INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
+
+
+def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
+    """Every fault of every record, by index and then by field.
+
+    Args:
+        batch: rows with (at least) the schema's fields and target as columns of the schema's types.
+        schema: what they must obey.
+
+    >>> s = Schema((Field("age", "float", minimum=0),), target="y")
+    >>> b = pa.RecordBatch.from_pydict({"age": [3.0, -1.0], "y": [1.0, float("inf")]})
+    >>> [(p.index, p.field) for p in problems(b, s)]
+    [(1, 'age'), (1, 'y')]
+    """
+    found: list[Problem] = []
+    for field in (*schema.fields, Field(schema.target, "float")):
+        if field.name in batch.schema.names:
+            found.extend(_of_column(batch.column(field.name), field))
+    return sorted(found, key=lambda p: p.index) if found else found
+
+
+def _of_column(column: pa.Array, field: Field) -> Iterator[Problem]:
+    if field.required and column.null_count:
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        yield from _each(missing, field, "is missing; a value is required")
+    if field.numeric:
+        yield from _of_numbers(column, field)
+    elif field.kind in ("category", "text"):
+        yield from _of_texts(column, field)
+
+
+def _of_numbers(column: pa.Array, field: Field) -> Iterator[Problem]:
+    limit = float(INTEGER_LIMIT) if field.kind == "integer" else MAGNITUDE_LIMIT
+    low = -limit if field.minimum is None else field.minimum
+    high = limit if field.maximum is None else field.maximum
+    values = column.to_numpy(zero_copy_only=False)
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    with np.errstate(invalid="ignore"):
+        bad = valid & ~((values >= low) & (values <= high))
+    if not bad.any():
+        return
+    for index in np.flatnonzero(bad):
+        yield Problem(int(index), field.name, f"{values[index]!s} is not within {low:g} and {high:g}")
+
+
+def _of_texts(column: pa.Array, field: Field) -> Iterator[Problem]:
+    longest = pc.max(pc.binary_length(column)).as_py()
+    if longest is None or longest <= TEXT_LIMIT:
+        return
+    lengths = pc.fill_null(pc.utf8_length(column), 0).to_numpy(zero_copy_only=False)
+    yield from _each(lengths > TEXT_LIMIT, field, f"is longer than {TEXT_LIMIT} characters")
+
+
+def _each(bad: np.ndarray, field: Field, reason: str) -> Iterator[Problem]:
+    return (Problem(int(index), field.name, reason) for index in np.flatnonzero(bad))
