@@ -1,0 +1,1 @@
+"""Logs: the contract (`base`), and its adapters over memory, SQLite and HTTP."""

@@ -14,7 +14,7 @@ Invariants that every adapter keeps, and that `tests/contracts` holds them to:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -121,8 +121,34 @@ class OwnedLog(Log, Protocol):
             keep_rows: rows before its cursor that it wants to be able to read again.
         """
 
+    def trim(self, policy: Policy, now: float) -> Trimmed:
+        """Remove rows at the head that the policy lets go; `now` is Unix time in seconds."""
+
     def subscribe(self, notify: Callable[[], None]) -> Callable[[], None]:
         """Call `notify` (from any thread) after each append; returns how to stop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long rows stay.
+
+    Args:
+        rows: rows kept at the head of the log; None keeps all.
+        age_s: seconds that a row is kept; None keeps it for ever.
+        hard_rows: rows kept at most even when a registered reader has not read them; None waits for readers.
+    """
+
+    rows: int | None = None
+    age_s: float | None = None
+    hard_rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What retention removed: `rows` in all, of which `unread` had not been passed by every registered reader."""
+
+    rows: int = 0
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +169,23 @@ class Claim:
 class Store(Protocol):
     """The logs, states and positions of one service, in one place that commits them together."""
 
-    def log(self, name: str, schema: pa.Schema) -> OwnedLog:
+    def log(self, name: str, schema: pa.Schema, *, bounded: bool = True) -> OwnedLog:
         """Open a log, or create it.
+
+        Args:
+            name: its name, a plain word.
+            schema: its columns, without `offset`.
+            bounded: whether retention may shorten it.
 
         Raises:
             LogError: the log is there with other columns.
         """
+
+    def logs(self) -> Mapping[str, OwnedLog]:
+        """The logs that are open, by name."""
+
+    def bounded(self) -> Iterable[OwnedLog]:
+        """The open logs that retention may shorten."""
 
     def claim(self, stage: str) -> Claim:
         """Become the only process that may commit as `stage`, and learn where it stands."""

@@ -1,0 +1,180 @@
+"""Connections to one SQLite file through ADBC, and the translation of its errors.
+
+Invariants:
+- One write transaction at a time per process; SQLite's own lock orders those of several processes.
+- Every connection runs with journal_mode=WAL and synchronous=FULL; it is checked, not assumed.
+- A reader sees one snapshot for as long as it holds its connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_manager as adbc
+import adbc_driver_sqlite.dbapi as sqlite
+import pyarrow as pa
+
+from correnteza.errors import DamagedLogError, LogError, LogUnavailableError
+
+BUSY_MS = 5_000
+"""How long a statement waits for another process's transaction before it is LogUnavailableError."""
+INFER_ROWS = 1_000_000
+"""ADBC infers a column's type from so many first rows; more than any read returns, so from all of them."""
+SYNCHRONOUS_FULL = 2
+
+
+def quoted(name: str) -> str:
+    """A table or column name, safe in a statement."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Connection:
+    """One ADBC connection in autocommit mode; transactions are begun and ended by statements."""
+
+    def __init__(self, path: Path) -> None:
+        self._raw = sqlite.connect(f"file:{path}", autocommit=True)
+        self._cursor = self._raw.cursor()
+        self._cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(INFER_ROWS)})
+
+    def run(self, statement: str, *values: Any) -> None:
+        """Run a statement for its effect."""
+        self._cursor.execute(statement, values or None)
+        self._drain()
+
+    def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        self._cursor.execute(statement, values or None)
+        return list(self._cursor.fetchall())
+
+    def one(self, statement: str, *values: Any) -> tuple[Any, ...]:
+        """The only row of a query."""
+        return self.all(statement, *values)[0]
+
+    def table(self, statement: str, *values: Any) -> pa.Table:
+        """The rows of a query, as Arrow."""
+        self._cursor.execute(statement, values or None)
+        return self._cursor.fetch_arrow_table()
+
+    def ingest(self, table: str, batch: pa.RecordBatch) -> None:
+        """Append a batch to a table, within the open transaction."""
+        with self._raw.cursor() as cursor:
+            cursor.adbc_ingest(table, batch, mode="append")
+
+    def _drain(self) -> None:
+        """Step a statement to its end; some, like incremental_vacuum, do their work row by row."""
+        with suppress(adbc.ProgrammingError):
+            self._cursor.fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._cursor.close()
+        self._raw.close()
+
+
+class Connections:
+    """The writer and the readers of one file.
+
+    Args:
+        path: the file; created when it is not there.
+        tables: `create table if not exists` statements to begin with.
+
+    Raises:
+        LogError: the file cannot be opened.
+        DamagedLogError: the file is no SQLite database.
+    """
+
+    def __init__(self, path: Path, tables: Sequence[str]) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+        with self._translated():
+            self._writer = self._connect()
+            for statement in tables:
+                self._writer.run(statement)
+
+    def _connect(self) -> Connection:
+        connection = Connection(self._path)
+        connection.run(f"pragma busy_timeout = {BUSY_MS}")
+        connection.run("pragma auto_vacuum = incremental")
+        connection.run("pragma synchronous = full")
+        mode, level = connection.one("pragma journal_mode = wal")[0], connection.one("pragma synchronous")[0]
+        if (mode, level) != ("wal", SYNCHRONOUS_FULL):
+            raise LogError(
+                f"{self._path}: SQLite runs with journal_mode {mode} and synchronous {level}; expected wal and 2 (full)"
+            )
+        return connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is committed at the end of the block, or rolled back by an exception."""
+        with self._lock, self._translated():
+            self._check_open()
+            self._writer.run("begin immediate")
+            try:
+                yield self._writer
+                self._writer.run("commit")
+            except BaseException:
+                with suppress(adbc.Error):
+                    self._writer.run("rollback")
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A snapshot for reading."""
+        with self._translated():
+            self._check_open()
+            connection = self._borrow()
+            try:
+                connection.run("begin")
+                yield connection
+            finally:
+                with suppress(adbc.Error):
+                    connection.run("rollback")
+                self._idle.append(connection)
+
+    def _borrow(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogUnavailableError(f"{self._path}: is closed")
+
+    def vacuum(self, pages: int) -> bool:
+        """Give up to `pages` free pages back to the file system; whether there are more."""
+        with self._lock, self._translated():
+            self._check_open()
+            self._writer.run(f"pragma incremental_vacuum({pages})")
+            return bool(self._writer.one("pragma freelist_count")[0])
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        with self._lock, self._translated():
+            self._closed = True
+            for connection in (self._writer, *self._idle):
+                connection.close()
+            self._idle.clear()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """SQLite's errors as ours, with the file's name in them."""
+        try:
+            yield
+        except adbc.Error as error:
+            raise _translation(self._path, error) from error
+
+
+def _translation(path: Path, error: adbc.Error) -> LogError:
+    text = str(error)
+    if "malformed" in text or "not a database" in text or "corrupt" in text:
+        return DamagedLogError(f"{path}: SQLite finds it damaged ({text}); restore it from a copy")
+    if any(word in text for word in ("locked", "busy", "full", "I/O error", "interrupted")):
+        return LogUnavailableError(f"{path}: {text}")
+    return LogError(f"{path}: {text}")
