@@ -86,6 +86,10 @@ class Events:
             self.counts[event.kind] += 1
         self._out.info(event.kind, service=self.service, reason=event.reason, **event.detail)
 
+    def announce_start(self, url: str) -> None:
+        """Print that the service listens; of no interest afterwards, so it is not stored."""
+        self._out.info("listening", service=self.service, url=url)
+
     def rows(self, events: Sequence[Event]) -> pa.RecordBatch:
         """The events as rows of the log `events`, at the time of this call."""
         now = datetime.now(UTC)

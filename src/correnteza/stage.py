@@ -184,9 +184,13 @@ class Runner(Generic[S]):
         self._thread = threading.Thread(target=guarded, name=f"stage-{self.stage.name}", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float = 8.0) -> None:
-        """Let the step under way finish, then end."""
+    def ask_to_stop(self) -> None:
+        """Let the step under way finish, then end; does not wait."""
         self._stop.set()
+
+    def stop(self, timeout_s: float = 8.0) -> None:
+        """Ask to stop, and wait for it."""
+        self.ask_to_stop()
         if self._thread is not None:
             self._thread.join(timeout_s)
 

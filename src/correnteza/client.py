@@ -1,0 +1,398 @@
+"""The Python API over HTTP: what a program that uses the services calls.
+
+    client = Client("http://127.0.0.1:8000")           # the address of `correnteza run`
+    client.post_records([{"age": 41, "job": "nurse"}])
+    client.predict({"age": 41, "job": "nurse"})["prediction"]
+    for row in client.records("normalizer", limit=3):
+        print(row["offset"], row["age"])
+
+Invariants:
+- Every request has a time-out; nothing here waits for ever, and nothing here tries again by itself.
+- What is worth trying again is an UnavailableError, whose `retry_after_s` the caller should honour;
+  what the caller must mend is an InputError with its problems.
+- A record that was sent may have arrived although the answer was lost; `idempotency_key` makes the
+  repetition safe.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pyarrow as pa
+import requests
+
+from correnteza.config import SERVICES
+from correnteza.errors import ConfigError, InputError, LogUnavailableError, OffsetRemovedError, Problem, ServiceError
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+CONNECT_S = 3.0
+TIMEOUT_S = 30.0
+PAGE_ROWS = 1000
+"""Rows that `Client.records` asks for at once."""
+TRY_LATER = frozenset({429, 502, 503, 504})
+
+
+class UnavailableError(LogUnavailableError):
+    """The service does not answer, or says that it cannot yet; the same call may succeed later.
+
+    Args:
+        message: one sentence with the service's address and its reason.
+        retry_after_s: seconds after which the service asked to be tried again; None when it did not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of a log.
+
+    Args:
+        records: rows, oldest first, each with its `offset`.
+        next: the cursor behind the last row; pass it as `after` to go on.
+    """
+
+    records: list[dict[str, Any]]
+    next: str
+
+
+def new_session() -> requests.Session:
+    """A session that asks no proxy and no .netrc, as fits services of one's own network."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+class Client:
+    """Calls the services. Safe to use from several threads: each has a session of its own.
+
+    Args:
+        address: the dashboard's address, from which the other ports follow (`http://127.0.0.1:8000`),
+            or the address of each service by its name.
+        timeout_s: longest wait for an answer, in seconds, beyond the `wait_s` of a call.
+        session: makes the session of a thread; give one that adds headers, certificates or a proxy.
+
+    Raises:
+        ConfigError: an address is not `http://host:port` or `https://host:port`, or a service is not known.
+
+    >>> Client("http://127.0.0.1:9000").url("trainer")
+    'http://127.0.0.1:9003'
+    >>> Client({"trainer": "http://10.0.0.7:80/"}).url("trainer")
+    'http://10.0.0.7:80'
+    """
+
+    def __init__(
+        self,
+        address: str | Mapping[str, str] = "http://127.0.0.1:8000",
+        *,
+        timeout_s: float = TIMEOUT_S,
+        session: Callable[[], requests.Session] = new_session,
+    ) -> None:
+        self._urls = _addresses(address)
+        self._timeout_s = timeout_s
+        self._new_session = session
+        self._mine = threading.local()
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
+
+    def url(self, service: str) -> str:
+        """The base address of a service, without a slash at its end.
+
+        Raises:
+            ConfigError: this client was given no address for it.
+        """
+        if service not in self._urls:
+            raise ConfigError(f"service {service!r}: no address is known; known are {', '.join(self._urls)}")
+        return self._urls[service]
+
+    def close(self) -> None:
+        """Close the connections of all threads; the client may be used again."""
+        for session in list(self._sessions):
+            session.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What goes in
+
+    def post_records(
+        self,
+        records: Mapping[str, Any] | Sequence[Mapping[str, Any]] | pa.RecordBatch,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """Append records to the stream; it returns once they are committed.
+
+        Args:
+            records: one record, several, or a batch (sent as Arrow) with the schema's fields.
+            idempotency_key: a text of your own; the same call with the same key stores nothing twice.
+
+        Returns:
+            `{"accepted": rows, "first_offset": a, "last_offset": b}`.
+
+        Raises:
+            InputError: a record is invalid; nothing was stored; `problems` lists index, field, reason.
+            UnavailableError: try again, with the same key.
+        """
+        if isinstance(records, pa.RecordBatch):
+            return self._post("generator", "/records", _arrow(records), ARROW_STREAM, idempotency_key)
+        return self._post("generator", "/records", encode(records), idempotency_key=idempotency_key)
+
+    def post_outcomes(self, outcomes: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Tell the truth for records or predictions, whenever it is known.
+
+        Args:
+            outcomes: `{"id": ..., "target": ...}`, one or several; the target in its own unit.
+
+        Raises:
+            InputError: an outcome is invalid.
+            UnavailableError: try again.
+        """
+        return self._post("generator", "/outcomes", encode(outcomes))
+
+    # What comes out
+
+    def predict(self, records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+        """Predict the target of one record or of several.
+
+        Args:
+            records: raw fields, in their own units; fields that are left out are missing values.
+
+        Returns:
+            `{"id", "prediction", "lower", "upper", "model_version"}`, for a list a list in its order.
+
+        Raises:
+            InputError: a record is invalid; `problems` lists index, field, reason.
+            UnavailableError: no model yet, or the trainer is down.
+        """
+        return self._post("trainer", "/predict", encode(records))
+
+    def page(
+        self, service: str, after: str | None = None, limit: int = PAGE_ROWS, wait_s: float = 0.0, log: str = "records"
+    ) -> Page:
+        """One answer of a service's log.
+
+        Args:
+            service: `generator`, `normalizer`, `trainer` or `consumer`.
+            after: `Page.next` of an earlier answer; None for the first row there; `latest` for what is new.
+            limit: most rows, at least 1.
+            wait_s: how long the service waits for a first row, in seconds.
+            log: `records` for its main log, or the name of another: `rejected`, `outcomes`, `events`.
+
+        Raises:
+            OffsetRemovedError: retention has removed the row behind the cursor; carries the first one there.
+            InputError: the cursor is not one of this log; there is no such log.
+            UnavailableError: try again.
+        """
+        query: dict[str, str | float] = {"limit": limit, "wait_s": wait_s}
+        if after is not None:
+            query["after"] = after
+        answer = self._call("GET", service, f"/{quote(log)}", wait_s=wait_s, params=query)
+        try:
+            return Page(answer["records"], answer["next"])
+        except (TypeError, KeyError):
+            raise ServiceError(f"{self.url(service)}/{log}: the answer is not a page of a log; is it the {service}?") from None
+
+    def records(
+        self,
+        service: str,
+        after: str | None = None,
+        limit: int | None = None,
+        wait_s: float = 0.0,
+        log: str = "records",
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of a service's log, oldest first, until its end.
+
+        Args:
+            service: as for `page`.
+            after: as for `page`.
+            limit: most rows in all; None for no limit.
+            wait_s: at the end of the log, how long to wait for a further row, in seconds.
+            log: as for `page`.
+
+        Raises:
+            OffsetRemovedError, InputError, UnavailableError: as for `page`.
+        """
+        left = limit
+        while left is None or left > 0:
+            page = self.page(service, after, PAGE_ROWS if left is None else min(left, PAGE_ROWS), wait_s, log)
+            yield from page.records
+            if not page.records:
+                return
+            after = page.next
+            left = None if left is None else left - len(page.records)
+
+    def status(self, service: str) -> dict[str, Any]:
+        """What a service says of itself: uptime, its logs, its lag, what is particular to it."""
+        return self._object("GET", service, "/status")
+
+    def evaluation(self) -> dict[str, Any]:
+        """The trainer's rolling errors, interval coverage and drift state, per model version."""
+        return self._object("GET", "trainer", "/evaluation")
+
+    # The registry
+
+    def models(self) -> Any:
+        """The model versions, as the trainer lists them."""
+        return self._call("GET", "trainer", "/models")
+
+    def promote(self, version: int) -> dict[str, Any]:
+        """Put a version into service and keep it there.
+
+        Raises:
+            InputError: there is no such version.
+        """
+        return self._object("POST", "trainer", f"/models/{int(version)}/promote")
+
+    def unpin(self) -> dict[str, Any]:
+        """Let the newest good version into service again, after a `promote`."""
+        return self._object("POST", "trainer", "/models/unpin")
+
+    # How it is done
+
+    def _post(
+        self, service: str, path: str, body: bytes, content_type: str = "application/json", idempotency_key: str | None = None
+    ) -> Any:
+        headers = {"Content-Type": content_type}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        return self._call("POST", service, path, data=body, headers=headers)
+
+    def _object(self, method: str, service: str, path: str) -> dict[str, Any]:
+        answer = self._call(method, service, path)
+        if not isinstance(answer, dict):
+            raise ServiceError(f"{self.url(service)}{path}: the answer is not a JSON object; is it the {service}?")
+        return answer
+
+    def _call(self, method: str, service: str, path: str, wait_s: float = 0.0, **more: Any) -> Any:
+        url = self.url(service) + path
+        try:
+            response = self._session().request(
+                method, url, timeout=(CONNECT_S, self._timeout_s + wait_s), allow_redirects=False, **more
+            )
+        except requests.Timeout as error:
+            raise UnavailableError(f"{url}: no answer within {self._timeout_s + wait_s:g} s") from error
+        except requests.ConnectionError as error:
+            raise UnavailableError(f"{url}: no connection ({_cause(error)}); is the {service} running?") from error
+        except ValueError as error:  # as a line break in the idempotency key
+            raise InputError(f"{url}: not to be sent: {error}", status=400) from None
+        except requests.RequestException as error:
+            raise UnavailableError(f"{url}: the answer broke off ({_cause(error)})") from error
+        return _answer(response, url, service)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._mine, "session", None)
+        if session is None:
+            session = self._mine.session = self._new_session()
+            self._sessions.add(session)
+        return session
+
+
+def encode(records: object) -> bytes:
+    """Records as JSON; dates and times as ISO 8601.
+
+    Raises:
+        InputError: a value has no place in JSON, as NaN and the infinities.
+
+    >>> encode({"age": 41, "since": date(2024, 2, 29)})
+    b'{"age": 41, "since": "2024-02-29"}'
+    """
+    try:
+        return json.dumps(records, allow_nan=False, default=_plain).encode()
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"not to be written as JSON: {error}; leave missing values out, send plain numbers and texts"
+        ) from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, date):
+        return value.isoformat()
+    if hasattr(value, "item"):  # a NumPy scalar
+        return value.item()
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
+
+
+def _arrow(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _addresses(address: str | Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(address, str):
+        unknown = [name for name in address if name not in SERVICES]
+        if unknown:
+            raise ConfigError(f"service {unknown[0]!r} is not known; expected one of {', '.join(SERVICES)}")
+        return {name: _checked(url).geturl().rstrip("/") for name, url in address.items()}
+    base = _checked(address)
+    host = f"[{base.hostname}]" if ":" in str(base.hostname) else base.hostname
+    return {name: f"{base.scheme}://{host}:{(base.port or 80) + place}" for place, name in enumerate(SERVICES)}
+
+
+def _checked(address: str) -> Any:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"address {address!r}: expected http://host:port")
+    return parts
+
+
+def _answer(response: requests.Response, url: str, service: str) -> Any:
+    """The JSON of a good answer; the error of a bad one."""
+    try:
+        body = response.json()
+    except requests.JSONDecodeError:
+        body = None
+    status = response.status_code
+    if 200 <= status < 300 and body is not None:
+        return body
+    reason = _reason(body) or response.reason or "no reason given"
+    if status in TRY_LATER:
+        raise UnavailableError(f"{url}: {reason} ({status})", _retry_after_s(response))
+    if status == 410 and isinstance(body, dict) and isinstance(body.get("first"), int):
+        raise OffsetRemovedError(f"{url}: {reason}", body["first"])
+    if 400 <= status < 500:
+        raise InputError(f"{url}: {reason} ({status})", _problems(body), status)
+    raise ServiceError(f"{url}: answered {status} ({reason}); expected JSON of the {service}, look at its log output")
+
+
+def _reason(body: Any) -> str:
+    if not isinstance(body, dict):
+        return ""
+    return str(body.get("detail") or body.get("title") or "")
+
+
+def _problems(body: Any) -> list[Problem]:
+    listed = body.get("problems") if isinstance(body, dict) else None
+    return [
+        Problem(int(entry.get("index", 0)), str(entry.get("field", "")), str(entry.get("reason", "")))
+        for entry in (listed if isinstance(listed, list) else [])
+        if isinstance(entry, dict)
+    ]
+
+
+def _retry_after_s(response: requests.Response) -> float | None:
+    """Seconds from the header Retry-After; its other form, a date, is of no use without the other side's clock."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else None
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause, which is the one that a person can use."""
+    inner: Any = error
+    while True:
+        below = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
+        if not isinstance(below, BaseException):
+            return str(inner) or type(inner).__name__
+        inner = below

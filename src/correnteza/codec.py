@@ -1,0 +1,334 @@
+"""Between what people send (JSON, NDJSON, Arrow streams) and batches.
+
+Invariants:
+- Whatever the bytes are, the answer is a batch, a list of problems or an InputError; nothing else.
+- A decoded batch has exactly the columns of `Schema.raw`; missing values are nulls.
+- The fast path costs one compiled decoder; the slow path, which finds every fault of every record,
+  is taken only when the fast one has failed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from correnteza.errors import InputError, Problem
+from correnteza.records import ID, INTEGER_LIMIT, TEXT_LIMIT, TIMESTAMP, Field, Schema
+from correnteza.validation import problems
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+ARROW = "application/vnd.apache.arrow.stream"
+MEDIA_TYPES = (JSON, NDJSON, ARROW)
+MAX_PROBLEMS = 100
+"""Most faults that one answer lists."""
+ID_LIMIT = 200
+
+_PATH = re.compile(r" - at `\$(?:\[\.\.\.\]|\[\d+\])?\.?([^`]*)`$")
+_Integer = Annotated[int, msgspec.Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
+_Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
+_Id = Annotated[str, msgspec.Meta(max_length=ID_LIMIT)]
+_TYPES: dict[str, Any] = {
+    "float": float | None,
+    "integer": _Integer | None,
+    "category": _Text | int | None,
+    "text": _Text | None,
+    "timestamp": str | None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a body held.
+
+    Args:
+        batch: all records, with the columns of `Schema.raw`. Where problems name a record, its row is not to be used.
+        problems: every fault found, by record.
+        single: whether the body was one object rather than a sequence.
+    """
+
+    batch: pa.RecordBatch
+    problems: tuple[Problem, ...]
+    single: bool
+
+
+class Codec:
+    """Decodes records of one schema.
+
+    Args:
+        schema: the schema.
+        partial: whether fields may be left out (for predictions); the target is then not known at all.
+
+    >>> codec = Codec(Schema((Field("age", "float"),), target="y"))
+    >>> codec.decode(b'{"age": 3, "y": 1.5}', "application/json").batch.to_pylist()
+    [{'id': None, 'age': 3.0, 'y': 1.5}]
+    >>> codec.decode(b'[{"age": "x"}]', "application/json").problems[0].reason
+    'Expected `float | null`, got `str`'
+    """
+
+    def __init__(self, schema: Schema, partial: bool = False) -> None:
+        self.schema = schema
+        self.record: Any = _struct(schema, partial)
+        self._attributes = [f"f{i}" for i in range(len(schema.fields))]
+        self._target = not partial
+        self._one = msgspec.json.Decoder(self.record)
+        self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
+
+    def decode(self, body: bytes, content_type: str | None) -> Decoded:
+        """Decode a request body.
+
+        Args:
+            body: its bytes.
+            content_type: its media type; None means JSON.
+
+        Raises:
+            InputError: it cannot be read at all (400), or is of another media type (415).
+        """
+        media = (content_type or JSON).split(";")[0].strip().lower()
+        if media == ARROW:
+            return self._from_arrow(body)
+        if media not in (JSON, NDJSON):
+            raise InputError(f"Content-Type {media[:80]!r} is not read here; send one of {', '.join(MEDIA_TYPES)}", status=415)
+        try:
+            records, single = self._fast(body, media == NDJSON)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError):
+            items, single = _generic(body, media == NDJSON)
+            return self._slow(items, single)
+        return self._checked(records, (), single)
+
+    def _fast(self, body: bytes, lines: bool) -> tuple[list[Any], bool]:
+        if lines:
+            return self._one.decode_lines(body), False
+        if body.lstrip()[:1] == b"[":
+            return self._many.decode(body), False
+        return [self._one.decode(body)], True
+
+    def _slow(self, items: Sequence[Any], single: bool) -> Decoded:
+        records, found = [], []
+        blank = msgspec.convert(dict.fromkeys(self._names_required()), self.record)
+        for index, item in enumerate(items):
+            try:
+                records.append(msgspec.convert(item, self.record, strict=True))
+            except (msgspec.ValidationError, OverflowError) as error:
+                records.append(blank)
+                found.append(_problem(index, str(error)))
+        return self._checked(records, found, single)
+
+    def _names_required(self) -> list[str]:
+        return [field.encode_name for field in msgspec.structs.fields(self.record) if field.required]
+
+    def _checked(self, records: Sequence[Any], found: Sequence[Problem], single: bool) -> Decoded:
+        columns: list[pa.Array] = [_texts([r.id for r in records])]
+        found = list(found)
+        bad = {p.index for p in found}
+        for field, attribute in zip(self.schema.fields, self._attributes, strict=True):
+            values = [getattr(r, attribute) for r in records]
+            column, faults = _column(values, field)
+            columns.append(column)
+            found.extend(p for p in faults if p.index not in bad)
+        columns.append(pa.array([r.target for r in records] if self._target else [None] * len(records), pa.float64()))
+        batch = pa.RecordBatch.from_arrays(columns, schema=self.schema.raw)
+        found.extend(p for p in problems(batch, self.schema) if p.index not in bad)
+        return Decoded(batch, tuple(sorted(found, key=lambda p: p.index)), single)
+
+    def _from_arrow(self, body: bytes) -> Decoded:
+        table = _arrow_table(body)
+        found = self._columns_at_fault(table)
+        if found:
+            raise InputError("the columns of the Arrow stream do not fit the schema", found)
+        columns: list[pa.Array] = []
+        for field in self.schema.raw:
+            if field.name not in table.column_names:
+                columns.append(pa.nulls(table.num_rows, field.type))
+                continue
+            column = _combined(table[field.name])
+            try:
+                columns.append(_empty_as_null(column.cast(field.type)))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                fault = Problem(0, field.name, f"a column of {column.type} cannot become {field.type}: {str(error)[:200]}")
+                raise InputError("the columns of the Arrow stream do not fit the schema", [fault]) from None
+        batch = pa.RecordBatch.from_arrays(columns, schema=self.schema.raw)
+        return Decoded(batch, (*_nans(batch, self.schema), *problems(batch, self.schema)), False)
+
+    def _columns_at_fault(self, table: pa.Table) -> list[Problem]:
+        known = [*self.schema.raw.names] if self._target else [n for n in self.schema.raw.names if n != self.schema.target]
+        found = [Problem(0, name, "is not a field of the schema") for name in table.column_names if name not in known]
+        found += [Problem(0, name, "stands there twice") for name in known if table.column_names.count(name) > 1]
+        if self._target:
+            there = {*table.column_names, ID, self.schema.target}
+            found += [
+                Problem(0, f.name, "is missing; send nulls if unknown") for f in self.schema.fields if f.name not in there
+            ]
+        return found
+
+
+def _struct(schema: Schema, partial: bool) -> Any:
+    """A msgspec type for one record; attributes are f0, f1, ... because field names may be any text."""
+    empty = (None,) if partial else ()
+    fields = [(f"f{i}", _TYPES[f.kind], *empty) for i, f in enumerate(schema.fields)]
+    names = {f"f{i}": f.name for i, f in enumerate(schema.fields)}
+    optional: list[tuple[Any, ...]] = [("id", _Id | int | None, None)]
+    if not partial:
+        optional.append(("target", float | None, None))
+        names["target"] = schema.target
+    return msgspec.defstruct("Record", [*fields, *optional], kw_only=True, forbid_unknown_fields=True, rename=names, gc=False)
+
+
+def _column(values: list[Any], field: Field) -> tuple[pa.Array, list[Problem]]:
+    if field.kind == "timestamp":
+        return _times(values, field.name)
+    if field.kind in ("category", "text"):
+        return _texts(values), []
+    return pa.array(values, field.arrow.type), []
+
+
+def _texts(values: list[Any]) -> pa.Array:
+    """Texts, and whole numbers as their text; the empty text is a missing value."""
+    return pa.array([str(v) if v is not None and v != "" else None for v in values], pa.string())
+
+
+def _times(values: list[Any], name: str) -> tuple[pa.Array, list[Problem]]:
+    column, bad = parse_times(pa.array(values, pa.string()))
+    reason = "is not a time; expected ISO 8601, as in 2026-01-31T12:00:00Z"
+    return column, [Problem(int(i), name, f"{str(values[i])[:80]!r} {reason}") for i in np.flatnonzero(bad)]
+
+
+def parse_times(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Times in ISO 8601 (date, or date and time after a space or T, with or without a zone; UTC when none).
+
+    Args:
+        texts: string array; nulls and empty texts stay missing.
+
+    Returns:
+        The times in UTC, and a mask of the values that are no times (null in the first).
+
+    >>> times, bad = parse_times(pa.array(["2026-01-31", "2026-01-31 10:00:00+02:00", "soon"]))
+    >>> times.to_pylist()[1].isoformat(), bad.tolist()
+    ('2026-01-31T08:00:00+00:00', [False, False, True])
+    """
+    texts = _empty_as_null(texts)
+    for kind in (TIMESTAMP, pa.timestamp("us")):
+        try:
+            return texts.cast(kind).cast(TIMESTAMP), np.zeros(len(texts), bool)
+        except pa.ArrowInvalid:
+            continue
+    values = [_time(text) for text in texts.to_pylist()]
+    bad = np.array([value is None for value in values]) & texts.is_valid().to_numpy(zero_copy_only=False)
+    return pa.array(values, TIMESTAMP), bad
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(text.strip()) if text else None
+    except ValueError:
+        return None
+    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _empty_as_null(column: pa.Array) -> pa.Array:
+    if not pa.types.is_string(column.type):
+        return column
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+
+
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def _nans(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
+    found = []
+    for name in (*schema.numeric, schema.target):
+        column = batch.column(name)
+        if pa.types.is_floating(column.type):
+            nan = pc.fill_null(pc.is_nan(column), False).to_numpy(zero_copy_only=False)
+            found += [Problem(int(i), name, "is NaN; send null for a missing value") for i in np.flatnonzero(nan)]
+    return found
+
+
+def _arrow_table(body: bytes) -> pa.Table:
+    try:
+        table = pa.ipc.open_stream(body).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"the body is not an Arrow IPC stream: {str(error)[:200]}", status=400) from None
+    return table
+
+
+def _generic(body: bytes, lines: bool) -> tuple[list[Any], bool]:
+    """The body as plain values, or an InputError that says why it is no JSON."""
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode_lines if lines else msgspec.json.decode
+    try:
+        value = decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError) as error:
+        what = "NDJSON (one object a line)" if lines else "JSON"
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"the body is not valid {what}: {reason if body.strip() else 'it is empty'}", status=400) from None
+    if lines or isinstance(value, list):
+        return value, False
+    return [value], True
+
+
+def _problem(index: int, message: str) -> Problem:
+    """A msgspec message as a problem: the path at its end becomes the field."""
+    match = _PATH.search(message)
+    reason = message[: match.start()] if match else message
+    field = match[1] if match else ""
+    named = re.match(r"Object (?:contains unknown|missing required) field `([^`]*)`", reason)
+    if named:
+        unknown = "unknown" in reason
+        return Problem(index, named[1], "is not a field of the schema" if unknown else "is missing; send null if it is unknown")
+    return Problem(index, field, reason)
+
+
+def arrow_stream(batch: pa.RecordBatch) -> bytes:
+    """A batch as the bytes of an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def encode_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as plain values for `msgspec.json.encode`; times become ISO 8601 in it, missing values null."""
+    return batch.to_pylist()  # type: ignore[no-any-return]
+
+
+def json_schema(columns: pa.Schema, title: str, fields: Sequence[Field] = ()) -> dict[str, Any]:
+    """A JSON Schema (2020-12) of rows.
+
+    Args:
+        columns: their Arrow schema.
+        title: what they are.
+        fields: where bounds are known, the fields with them.
+    """
+    known = {f.name: f for f in fields}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": title,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {column.name: _property(column, known.get(column.name)) for column in columns},
+        "required": [f.name for f in fields],
+    }
+
+
+def _property(column: pa.Field, field: Field | None) -> dict[str, Any]:
+    null = [] if field is not None and field.required else ["null"]
+    if pa.types.is_timestamp(column.type):
+        return {"type": ["string", *null], "format": "date-time"}
+    if pa.types.is_string(column.type):
+        whole = ["integer"] if field is not None and field.kind == "category" else []
+        return {"type": ["string", *whole, *null], "maxLength": TEXT_LIMIT}
+    kind = "integer" if pa.types.is_integer(column.type) else "number"
+    low, high = (field.minimum, field.maximum) if field else (None, None)
+    bounds = {"minimum": low, "maximum": high}
+    return {"type": [kind, *null], **{name: value for name, value in bounds.items() if value is not None}}

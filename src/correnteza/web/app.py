@@ -1,0 +1,81 @@
+"""The application that every service is: shared routes first, then its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from anyio import to_thread
+from fastapi import APIRouter, FastAPI
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from correnteza.codec import JSON
+from correnteza.web import logs, metrics, problems
+from correnteza.web.limits import Limits
+from correnteza.web.service import Service
+
+TITLES = {
+    "generator": "Makes, replays or receives records: the logs `raw` and `outcomes`.",
+    "normalizer": "Checks, encodes and standardises: the logs `normalized` and `rejected`.",
+    "trainer": "Tests, trains and predicts: the logs `evaluations` and `predictions`, and the model registry.",
+    "consumer": "Asks for predictions and compares them with the truth: the log `results`.",
+}
+
+
+def create_app(service: Service, router: APIRouter | None = None, routes: Sequence[BaseRoute] = ()) -> FastAPI:
+    """A FastAPI application with the shared routes of all services.
+
+    Args:
+        service: what it serves.
+        router: the service's own routes.
+        routes: plain ASGI routes, taken before all others.
+    """
+    app = FastAPI(
+        title=f"Correnteza {service.name}",
+        description=TITLES.get(service.name, ""),
+        version=service.describe()["version"],
+        responses=problems.RESPONSES,
+    )
+    problems.install(app)
+    app.router.routes[:0] = routes
+    if router is not None:
+        app.include_router(router)
+    app.include_router(logs.router(service))
+    app.include_router(_shared(service))
+    app.add_middleware(Limits, service=service)
+    return app
+
+
+def _shared(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["service"])
+
+    @routes.get("/health/live", summary="Whether the process answers", response_class=Response)
+    async def live() -> Response:
+        return _json({"status": "live"})
+
+    @routes.get("/health/ready", summary="Whether the service does its work", response_class=Response)
+    async def ready() -> Response:
+        reason = await to_thread.run_sync(service.not_ready)
+        return _json({"status": "ready"}) if reason is None else problems.problem(503, reason)
+
+    @routes.get("/status", summary="What the service does now", response_class=Response)
+    async def status() -> Response:
+        return _json(await to_thread.run_sync(service.describe))
+
+    @routes.get("/schema", summary="JSON Schema of the records in the main log", response_class=Response)
+    async def schema() -> Response:
+        return _json(service.schema)
+
+    @routes.get("/metrics", summary="Prometheus text format", response_class=Response)
+    async def prometheus() -> Response:
+        return Response(
+            await to_thread.run_sync(metrics.render, service), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    return routes
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type=JSON)

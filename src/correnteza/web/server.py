@@ -1,0 +1,119 @@
+"""Start and stop of a service's process.
+
+Invariants: the port is taken before anything else happens; on SIGINT or SIGTERM new requests are
+refused, waiting ones end, the step under way is committed, and the process ends with code 0.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from correnteza.errors import ServiceError
+from correnteza.web.service import Service
+
+FAILED = 3
+"""Exit code of a service whose stage could not go on."""
+GRACE_S = 2
+BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the exit code to us."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals ask for an orderly stop and are not raised again afterwards."""
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.signal(kind, self.handle_exit) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; a second signal does not wait for open requests."""
+        self._service.stopping = True
+        super().handle_exit(sig, frame)
+
+
+def serve(app: FastAPI, service: Service) -> int:
+    """Run a service until it is told to stop; returns the exit code.
+
+    Raises:
+        ServiceError: the port is taken.
+    """
+    settings = service.settings.services
+    listening = bind(settings.host, settings.port(service.name))
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        backlog=BACKLOG,
+    )
+    server = _Server(config, service)
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        service.stopping = True
+        server.should_exit = True
+
+    for runner in service.runners:
+        runner.start(failed)
+    service.start()
+    service.events.announce_start(settings.url(service.name))
+    try:
+        server.run(sockets=[listening])
+    finally:
+        _stop(service)
+    return FAILED if failures else 0
+
+
+def _stop(service: Service) -> None:
+    service.stopping = True
+    for runner in service.runners:
+        runner.ask_to_stop()
+    for runner in service.runners:
+        runner.stop()
+    service.stop()
+
+
+def bind(host: str, port: int, patience_s: float = 2.0) -> socket.socket:
+    """A listening socket; a port that a dying predecessor still holds is waited for a moment.
+
+    Raises:
+        ServiceError: the port stays taken.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            listening.close()
+            if time.monotonic() >= deadline:
+                raise ServiceError(
+                    f"cannot listen on {host}:{port}: {error.strerror}; set services.port_base to a free range"
+                ) from None
+            time.sleep(0.05)
+        else:
+            listening.set_inheritable(True)
+            return listening

@@ -1,0 +1,113 @@
+"""What a service tells the application factory about itself, and its `/status`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from correnteza.config import Settings
+from correnteza.events import Events
+from correnteza.log.base import OwnedLog
+from correnteza.stage import Figures, Runner
+
+
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
+def _always() -> str | None:
+    return None
+
+
+@dataclass(slots=True)
+class Service:
+    """One service.
+
+    Args:
+        name: its name, as in `correnteza.config.SERVICES`.
+        settings: the settings of the pipeline.
+        schema: JSON Schema of the rows of its main log.
+        logs: its logs by path; `records` is the main one.
+        events: where its events go.
+        runners: its stages; started and stopped with the server.
+        status: what is particular to it, for `/status`.
+        ready: why it is not ready, or None.
+        start: called before the first request, after the runners.
+        stop: called after the last request and after the runners, to release what `start` took.
+    """
+
+    name: str
+    settings: Settings
+    schema: Mapping[str, Any]
+    logs: Mapping[str, OwnedLog]
+    events: Events
+    runners: tuple[Runner[Any], ...] = ()
+    status: Callable[[], dict[str, Any]] = _nothing
+    ready: Callable[[], str | None] = _always
+    start: Callable[[], None] = lambda: None
+    stop: Callable[[], None] = lambda: None
+    requests: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Requests answered, by path and status; counted by the middleware."""
+    stopping: bool = False
+    """Set when the server stops, so that waiting requests end."""
+    _born: float = field(default_factory=time.monotonic)
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the service was made."""
+        return time.monotonic() - self._born
+
+    def not_ready(self) -> str | None:
+        """Why it is not ready: a stage that failed, or what `ready` says."""
+        for runner in self.runners:
+            if runner.figures.state == "failed":
+                return f"stage {runner.stage.name} failed: {runner.figures.reason}"
+        return self.ready()
+
+    def describe(self) -> dict[str, Any]:
+        """The body of `/status`."""
+        reason = self.not_ready()
+        stages = {runner.stage.name: _figures(runner.figures) for runner in self.runners}
+        return {
+            "service": self.name,
+            "version": version("correnteza"),
+            "uptime_s": round(self.uptime_s, 3),
+            "ready": reason is None,
+            "state": _worst([stage["state"] for stage in stages.values()]),
+            "reason": reason or next((stage["reason"] for stage in stages.values() if stage["reason"]), ""),
+            "logs": {path: _ends(log) for path, log in self.logs.items()},
+            "lag_rows": sum(stage["lag_rows"] for stage in stages.values()),
+            "lag_s": max((stage["lag_s"] for stage in stages.values()), default=0.0),
+            "rows_per_s": round(sum(stage["rows_per_s"] for stage in stages.values()), 1),
+            "stages": stages,
+            "events": dict(self.events.counts),
+            **self.status(),
+        }
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {
+        "state": figures.state,
+        "reason": figures.reason,
+        "rows": figures.rows,
+        "batches": figures.batches,
+        "lag_rows": figures.lag_rows,
+        "lag_s": round(figures.lag_s(), 3),
+        "rows_per_s": round(figures.rows_per_s(), 1),
+        "step_s": round(figures.step_s, 3),
+        "commit_s": round(figures.commit_s, 3),
+        "retries": figures.retries,
+    }
+
+
+def _worst(states: list[str]) -> str:
+    order = ("failed", "waiting", "starting", "stopped", "running")
+    return next((state for state in order if state in states), "running")
+
+
+def _ends(log: OwnedLog) -> dict[str, Any]:
+    bounds = log.bounds()
+    return {"log": log.name, "first_offset": bounds.first, "next_offset": bounds.next, "rows": bounds.rows}
