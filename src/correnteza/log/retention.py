@@ -80,7 +80,8 @@ class Janitor:
     def _trim(self, log: OwnedLog, now: float) -> None:
         trimmed = log.trim(self._policy, now)
         if trimmed.unread:
-            reason = f"log {log.name}: {trimmed.unread} rows were removed unread, because it held more than hard_rows={self._policy.hard_rows}"
+            cap = self._policy.hard_rows
+            reason = f"log {log.name}: {trimmed.unread} rows were removed unread, because it held more than hard_rows={cap}"
             self._events.emit("unread_rows_removed", reason, log=log.name, rows=trimmed.unread)
 
     def _run(self) -> None:

@@ -33,7 +33,8 @@ from correnteza.records import OFFSET, as_batch, empty, with_offsets
 TABLES = (
     "create table if not exists correnteza_logs(name text primary key, id text, first integer, next integer)",
     "create table if not exists correnteza_stages(name text primary key, epoch integer, position text, state blob)",
-    "create table if not exists correnteza_readers(log text, reader text, offset integer, keep_rows integer, primary key(log, reader))",
+    "create table if not exists correnteza_readers"
+    "(log text, reader text, offset integer, keep_rows integer, primary key(log, reader))",
     "create table if not exists correnteza_appends(log text, last_offset integer, at real, primary key(log, last_offset))",
 )
 """Beside the logs: their ends, the stages' states, how far readers are, and when rows came (one mark a second)."""

@@ -99,6 +99,14 @@ class Connections:
 
     def _connect(self) -> Connection:
         connection = Connection(self._path)
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: Connection) -> None:
         connection.run(f"pragma busy_timeout = {BUSY_MS}")
         connection.run("pragma auto_vacuum = incremental")
         connection.run("pragma synchronous = full")
@@ -153,6 +161,11 @@ class Connections:
             self._check_open()
             self._writer.run(f"pragma incremental_vacuum({pages})")
             return bool(self._writer.one("pragma freelist_count")[0])
+
+    def pages(self) -> int:
+        """Pages of the file, free ones included."""
+        with self.read() as connection:
+            return int(connection.one("pragma page_count")[0])
 
     def close(self) -> None:
         """Close all connections that are not in use."""
