@@ -115,7 +115,6 @@ class Connections:
             raise LogError(
                 f"{self._path}: SQLite runs with journal_mode {mode} and synchronous {level}; expected wal and 2 (full)"
             )
-        return connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

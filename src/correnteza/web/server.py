@@ -17,6 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from correnteza.errors import ServiceError
+from correnteza.log.base import Policy
+from correnteza.log.retention import Janitor
 from correnteza.web.service import Service
 
 FAILED = 3
@@ -75,15 +77,24 @@ def serve(app: FastAPI, service: Service) -> int:
         service.stopping = True
         server.should_exit = True
 
+    janitor = _janitor(service)
     for runner in service.runners:
         runner.start(failed)
     service.start()
+    janitor.start()
     service.events.announce_start(settings.url(service.name))
     try:
         server.run(sockets=[listening])
     finally:
+        janitor.stop()
         _stop(service)
     return FAILED if failures else 0
+
+
+def _janitor(service: Service) -> Janitor:
+    kept = service.settings.retention
+    policy = Policy(rows=kept.rows, age_s=kept.age_s, hard_rows=kept.hard_rows)
+    return Janitor(service.store, policy, service.events, kept.every_s)
 
 
 def _stop(service: Service) -> None:

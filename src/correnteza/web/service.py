@@ -10,7 +10,7 @@ from typing import Any
 
 from correnteza.config import Settings
 from correnteza.events import Events
-from correnteza.log.base import OwnedLog
+from correnteza.log.base import OwnedLog, Store
 from correnteza.stage import Figures, Runner
 
 
@@ -32,6 +32,7 @@ class Service:
         schema: JSON Schema of the rows of its main log.
         logs: its logs by path; `records` is the main one.
         events: where its events go.
+        store: where its logs are kept; retention is applied to it while the service runs.
         runners: its stages; started and stopped with the server.
         status: what is particular to it, for `/status`.
         ready: why it is not ready, or None.
@@ -44,6 +45,7 @@ class Service:
     schema: Mapping[str, Any]
     logs: Mapping[str, OwnedLog]
     events: Events
+    store: Store | None = None
     runners: tuple[Runner[Any], ...] = ()
     status: Callable[[], dict[str, Any]] = _nothing
     ready: Callable[[], str | None] = _always
