@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 from correnteza.errors import Problem
 from correnteza.records import INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
 
+FIRST_TIME_US, LAST_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The first and last microsecond of the years 1 and 9999, beyond which most software knows no dates."""
+
 
 def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
     """Every fault of every record, by index and then by field.
@@ -41,18 +44,19 @@ def _of_column(column: pa.Array, field: Field) -> Iterator[Problem]:
         yield from _each(missing, field, "is missing; a value is required")
     if field.numeric:
         yield from _of_numbers(column, field)
-    elif field.kind in ("category", "text"):
+    elif field.kind == "timestamp":
+        yield from _of_times(column, field)
+    else:
         yield from _of_texts(column, field)
 
 
 def _of_numbers(column: pa.Array, field: Field) -> Iterator[Problem]:
     limit = float(INTEGER_LIMIT) if field.kind == "integer" else MAGNITUDE_LIMIT
-    low = -limit if field.minimum is None else field.minimum
-    high = limit if field.maximum is None else field.maximum
-    values = column.to_numpy(zero_copy_only=False)
+    low = -limit if field.minimum is None else max(field.minimum, -limit)
+    high = limit if field.maximum is None else min(field.maximum, limit)
+    values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)  # a null would turn integers into floats
     valid = column.is_valid().to_numpy(zero_copy_only=False)
-    with np.errstate(invalid="ignore"):
-        bad = valid & ~((values >= low) & (values <= high))
+    bad = valid & ~((values >= low) & (values <= high))  # so that NaN is bad too
     if not bad.any():
         return
     for index in np.flatnonzero(bad):
@@ -65,6 +69,11 @@ def _of_texts(column: pa.Array, field: Field) -> Iterator[Problem]:
         return
     lengths = pc.fill_null(pc.utf8_length(column), 0).to_numpy(zero_copy_only=False)
     yield from _each(lengths > TEXT_LIMIT, field, f"is longer than {TEXT_LIMIT} characters")
+
+
+def _of_times(column: pa.Array, field: Field) -> Iterator[Problem]:
+    micros = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    yield from _each((micros < FIRST_TIME_US) | (micros > LAST_TIME_US), field, "is not a time within the years 1 and 9999")
 
 
 def _each(bad: np.ndarray, field: Field, reason: str) -> Iterator[Problem]:

@@ -1,0 +1,1 @@
+"""The normalizer: checks each record, encodes categories, standardises numbers."""

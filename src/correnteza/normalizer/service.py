@@ -1,0 +1,194 @@
+"""The normalizer as a service: the generator's log in, `normalized`, `rejected`, `scalers` and `categories` out.
+
+Invariants:
+- `/status` and `/scalers/{version}` tell only what is committed: they read the logs, never the running stage.
+- Retention never shortens `scalers` and `categories`: each row of `normalized` needs them to be understood.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Path
+from starlette.responses import Response
+
+from correnteza import events
+from correnteza.codec import JSON, json_schema
+from correnteza.config import Settings
+from correnteza.events import Events
+from correnteza.features import CATEGORIES, SCALERS
+from correnteza.log.base import Log, OwnedLog, Store
+from correnteza.log.http import HttpLog
+from correnteza.log.sql import SqlStore
+from correnteza.normalizer.stage import REJECTED, NormalizerStage
+from correnteza.records import INTEGER_LIMIT, empty, with_offsets
+from correnteza.stage import Runner, Source
+from correnteza.web import Service, create_app, problem, serve
+
+NAME = "normalizer"
+READ_ROWS = 10_000
+
+Number = Annotated[int, Path(gt=0, le=INTEGER_LIMIT, description="Number of the version, from 1, which is the identity.")]
+
+_NUMBER = {"type": "number"}
+_STATISTICS = {
+    "type": "object",
+    "properties": {"n": {"type": "integer"}, "mean": _NUMBER, "variance": _NUMBER, "scale": _NUMBER},
+    "required": ["n", "mean", "variance", "scale"],
+}
+SCALER = {
+    "type": "object",
+    "properties": {
+        "version": {"type": "integer"},
+        "raw_offset": {"type": "integer"},
+        "columns": {"type": "object", "additionalProperties": _STATISTICS},
+    },
+    "required": ["version", "raw_offset", "columns"],
+}
+"""JSON Schema of the answer of `GET /scalers/{version}`."""
+
+
+def main(settings: Settings) -> int:
+    """Run the normalizer until it is told to stop; returns the exit code.
+
+    Raises:
+        CorrentezaError: the database or the port cannot be taken.
+    """
+    upstream = HttpLog(settings.services.url("generator"), name="raw", schema=settings.schema_of_records.raw, reader=NAME)
+    store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
+    try:
+        app, service = build(settings, store, upstream)
+        return serve(app, service)
+    finally:
+        store.close()
+
+
+def build(settings: Settings, store: Store, source: Source) -> tuple[FastAPI, Service]:
+    """The application and the service behind it, not started.
+
+    Args:
+        settings: of the pipeline.
+        store: where its logs, state and position are kept.
+        source: the raw log.
+    """
+    schema = settings.schema_of_records
+    stage = NormalizerStage(schema, settings.normalizer)
+    logs = {
+        "records": store.log("normalized", schema.normalized),
+        "rejected": store.log("rejected", REJECTED),
+        "scalers": store.log("scalers", SCALERS, bounded=False),
+        "categories": store.log("categories", CATEGORIES, bounded=False),
+        "events": store.log("events", events.SCHEMA),
+    }
+    told = Events(NAME, logs["events"])
+    figures = Committed(
+        logs["records"], logs["rejected"], logs["scalers"], logs["categories"], schema.numeric, schema.categories
+    )
+    service = Service(
+        name=NAME,
+        settings=settings,
+        schema=json_schema(with_offsets(empty(schema.normalized), 1).schema, "normalized"),
+        logs=logs,
+        events=told,
+        store=store,
+        runners=(Runner(stage, source, store, told, batch_rows=settings.normalizer.batch_rows),),
+        status=figures.status,
+    )
+    return create_app(service, routes_of(figures)), service
+
+
+class Committed:
+    """What the logs of the normalizer say about it. Safe to use from several threads.
+
+    Args:
+        normalized: the log `normalized`.
+        rejected: the log `rejected`.
+        scalers: the log `scalers`.
+        categories: the log `categories`.
+        numeric: names of the numeric fields, in order.
+        encoded: names of the category fields, in order.
+    """
+
+    def __init__(
+        self,
+        normalized: OwnedLog,
+        rejected: OwnedLog,
+        scalers: OwnedLog,
+        categories: OwnedLog,
+        numeric: Sequence[str],
+        encoded: Sequence[str],
+    ) -> None:
+        self._normalized = normalized
+        self._rejected = rejected
+        self._scalers = scalers
+        self._categories = categories
+        self._numeric = numeric
+        self._counts = Counter(dict.fromkeys(encoded, 0))
+        self._position: str | None = None
+        self._lock = threading.Lock()
+
+    def status(self) -> dict[str, Any]:
+        """What is particular to the normalizer in `/status`: rows since the pipeline began, version, codes per field."""
+        rejected = _ever(self._rejected)
+        return {
+            "raw_rows": _ever(self._normalized) + rejected,
+            "rejected_rows": rejected,
+            "scaler_version": self._version(),
+            "categories": self._codes(),
+        }
+
+    def scaler(self, version: int) -> dict[str, Any] | None:
+        """One version with its statistics by field, or None when there is none of that number."""
+        if not 1 <= version <= self._version():
+            return None
+        if not self._numeric:
+            return {"version": version, "raw_offset": 0, "columns": {}}
+        # Every version has a row for each field and none is ever removed, so the place of its rows is known.
+        before = self._scalers.cursor((version - 1) * len(self._numeric))
+        rows = self._scalers.read(before, len(self._numeric)).batch.to_pylist()
+        columns = {row["field"]: {name: row[name] for name in ("n", "mean", "variance", "scale")} for row in rows}
+        return {"version": version, "raw_offset": rows[0]["raw_offset"], "columns": columns}
+
+    def _version(self) -> int:
+        """The latest version; 0 before the first row."""
+        if not self._numeric:
+            return int(_ever(self._normalized) + _ever(self._rejected) > 0)
+        return _ever(self._scalers) // len(self._numeric)
+
+    def _codes(self) -> dict[str, int]:
+        """How many codes each category field has; reads only what came since the last call."""
+        with self._lock:
+            while True:
+                part = self._categories.read(self._position, READ_ROWS)
+                self._counts.update(part.batch.column("field").to_pylist())
+                self._position = part.next
+                if not part.lag_rows:
+                    return dict(self._counts)
+
+
+def _ever(log: Log) -> int:
+    """How many rows were ever appended to a log, those that retention removed included."""
+    return log.bounds().next - 1
+
+
+def routes_of(figures: Committed) -> APIRouter:
+    """The routes that only the normalizer has."""
+    routes = APIRouter(tags=["scalers"])
+
+    @routes.get(
+        "/scalers/{version}",
+        summary="One version of the statistics, by field",
+        responses={200: {"content": {JSON: {"schema": SCALER}}}},
+        response_class=Response,
+    )
+    def scaler(version: Number) -> Response:
+        found = figures.scaler(version)
+        if found is None:
+            return problem(404, f"there is no scaler version {version}; GET /scalers lists them all")
+        return Response(msgspec.json.encode(found), media_type=JSON)
+
+    return routes
