@@ -51,7 +51,7 @@ class HttpLog:
     ) -> None:
         self.name = name
         self.schema = schema
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._path = path
         self._expected = with_offsets(empty(schema), 1).schema
         self._registration = {} if reader is None else {"reader": reader, "keep_rows": str(keep_rows)}
@@ -90,7 +90,7 @@ class HttpLog:
             return Slice(batch, answer.headers["Next-Cursor"], int(answer.headers["Lag-Rows"]))
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise LogError(
-                f"{self._url}/{self._path} did not answer rows with the columns {self._expected.names}: {error!r}"
+                f"{self.url}/{self._path} did not answer rows with the columns {self._expected.names}: {error!r}"
             ) from None
 
     def bounds(self) -> Bounds:
@@ -103,7 +103,8 @@ class HttpLog:
         session = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
-        url = f"{self._url}/{path}"
+            session.trust_env = False  # a proxy or a .netrc of the user's is not meant for services of one's own
+        url = f"{self.url}/{path}"
         try:
             answer = session.request(method, url, timeout=(CONNECT_S, answer_s), **arguments)
         except requests.RequestException as error:

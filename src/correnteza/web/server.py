@@ -118,6 +118,7 @@ def bind(host: str, port: int, patience_s: float = 2.0) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen(BACKLOG)  # clients queue from now on instead of being refused
         except OSError as error:
             listening.close()
             if time.monotonic() >= deadline:
