@@ -8,7 +8,7 @@
 
 Invariants:
 - Every request has a time-out; nothing here waits for ever, and nothing here tries again by itself.
-- What is worth trying again is an UnavailableError, whose `retry_after_s` the caller should honour;
+- What is worth trying again is a LogUnavailableError, whose `retry_after_s` the caller should honour;
   what the caller must mend is an InputError with its problems.
 - A record that was sent may have arrived although the answer was lost; `idempotency_key` makes the
   repetition safe.
@@ -28,28 +28,16 @@ from urllib.parse import quote, urlsplit
 import pyarrow as pa
 import requests
 
+from correnteza.codec import ARROW, JSON, arrow_stream
 from correnteza.config import SERVICES
 from correnteza.errors import ConfigError, InputError, LogUnavailableError, OffsetRemovedError, Problem, ServiceError
+from correnteza.log.http import new_session
 
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
 CONNECT_S = 3.0
 TIMEOUT_S = 30.0
 PAGE_ROWS = 1000
 """Rows that `Client.records` asks for at once."""
 TRY_LATER = frozenset({429, 502, 503, 504})
-
-
-class UnavailableError(LogUnavailableError):
-    """The service does not answer, or says that it cannot yet; the same call may succeed later.
-
-    Args:
-        message: one sentence with the service's address and its reason.
-        retry_after_s: seconds after which the service asked to be tried again; None when it did not say.
-    """
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +51,6 @@ class Page:
 
     records: list[dict[str, Any]]
     next: str
-
-
-def new_session() -> requests.Session:
-    """A session that asks no proxy and no .netrc, as fits services of one's own network."""
-    session = requests.Session()
-    session.trust_env = False
-    return session
 
 
 class Client:
@@ -130,7 +111,7 @@ class Client:
         self,
         records: Mapping[str, Any] | Sequence[Mapping[str, Any]] | pa.RecordBatch,
         idempotency_key: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Append records to the stream; it returns once they are committed.
 
         Args:
@@ -142,13 +123,13 @@ class Client:
 
         Raises:
             InputError: a record is invalid; nothing was stored; `problems` lists index, field, reason.
-            UnavailableError: try again, with the same key.
+            LogUnavailableError: try again, with the same key.
         """
         if isinstance(records, pa.RecordBatch):
-            return self._post("generator", "/records", _arrow(records), ARROW_STREAM, idempotency_key)
+            return self._post("generator", "/records", arrow_stream(records), ARROW, idempotency_key)
         return self._post("generator", "/records", encode(records), idempotency_key=idempotency_key)
 
-    def post_outcomes(self, outcomes: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def post_outcomes(self, outcomes: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
         """Tell the truth for records or predictions, whenever it is known.
 
         Args:
@@ -156,26 +137,26 @@ class Client:
 
         Raises:
             InputError: an outcome is invalid.
-            UnavailableError: try again.
+            LogUnavailableError: try again.
         """
         return self._post("generator", "/outcomes", encode(outcomes))
 
     # What comes out
 
-    def predict(self, records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+    def predict(self, records: Mapping[str, Any] | Sequence[Mapping[str, Any]] | bytes) -> Any:
         """Predict the target of one record or of several.
 
         Args:
-            records: raw fields, in their own units; fields that are left out are missing values.
+            records: raw fields, in their own units, or the same as JSON; fields that are left out are missing values.
 
         Returns:
             `{"id", "prediction", "lower", "upper", "model_version"}`, for a list a list in its order.
 
         Raises:
             InputError: a record is invalid; `problems` lists index, field, reason.
-            UnavailableError: no model yet, or the trainer is down.
+            LogUnavailableError: no model yet, or the trainer is down.
         """
-        return self._post("trainer", "/predict", encode(records))
+        return self._post("trainer", "/predict", records if isinstance(records, bytes) else encode(records))
 
     def page(
         self, service: str, after: str | None = None, limit: int = PAGE_ROWS, wait_s: float = 0.0, log: str = "records"
@@ -192,7 +173,7 @@ class Client:
         Raises:
             OffsetRemovedError: retention has removed the row behind the cursor; carries the first one there.
             InputError: the cursor is not one of this log; there is no such log.
-            UnavailableError: try again.
+            LogUnavailableError: try again.
         """
         query: dict[str, str | float] = {"limit": limit, "wait_s": wait_s}
         if after is not None:
@@ -204,12 +185,7 @@ class Client:
             raise ServiceError(f"{self.url(service)}/{log}: the answer is not a page of a log; is it the {service}?") from None
 
     def records(
-        self,
-        service: str,
-        after: str | None = None,
-        limit: int | None = None,
-        wait_s: float = 0.0,
-        log: str = "records",
+        self, service: str, after: str | None = None, limit: int | None = None, wait_s: float = 0.0, log: str = "records"
     ) -> Iterator[dict[str, Any]]:
         """The rows of a service's log, oldest first, until its end.
 
@@ -221,7 +197,7 @@ class Client:
             log: as for `page`.
 
         Raises:
-            OffsetRemovedError, InputError, UnavailableError: as for `page`.
+            OffsetRemovedError, InputError, LogUnavailableError: as for `page`.
         """
         left = limit
         while left is None or left > 0:
@@ -246,6 +222,14 @@ class Client:
         """The model versions, as the trainer lists them."""
         return self._call("GET", "trainer", "/models")
 
+    def model(self, version: int) -> dict[str, Any]:
+        """All that is known of one model version.
+
+        Raises:
+            InputError: there is no such version.
+        """
+        return self._object("GET", "trainer", f"/models/{int(version)}")
+
     def promote(self, version: int) -> dict[str, Any]:
         """Put a version into service and keep it there.
 
@@ -260,10 +244,8 @@ class Client:
 
     # How it is done
 
-    def _post(
-        self, service: str, path: str, body: bytes, content_type: str = "application/json", idempotency_key: str | None = None
-    ) -> Any:
-        headers = {"Content-Type": content_type}
+    def _post(self, service: str, path: str, body: bytes, media: str = JSON, idempotency_key: str | None = None) -> Any:
+        headers = {"Content-Type": media}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         return self._call("POST", service, path, data=body, headers=headers)
@@ -281,13 +263,13 @@ class Client:
                 method, url, timeout=(CONNECT_S, self._timeout_s + wait_s), allow_redirects=False, **more
             )
         except requests.Timeout as error:
-            raise UnavailableError(f"{url}: no answer within {self._timeout_s + wait_s:g} s") from error
+            raise LogUnavailableError(f"{url}: no answer within {self._timeout_s + wait_s:g} s") from error
         except requests.ConnectionError as error:
-            raise UnavailableError(f"{url}: no connection ({_cause(error)}); is the {service} running?") from error
+            raise LogUnavailableError(f"{url}: no connection ({_cause(error)}); is the {service} running?") from error
         except ValueError as error:  # as a line break in the idempotency key
             raise InputError(f"{url}: not to be sent: {error}", status=400) from None
         except requests.RequestException as error:
-            raise UnavailableError(f"{url}: the answer broke off ({_cause(error)})") from error
+            raise LogUnavailableError(f"{url}: the answer broke off ({_cause(error)})") from error
         return _answer(response, url, service)
 
     def _session(self) -> requests.Session:
@@ -310,9 +292,7 @@ def encode(records: object) -> bytes:
     try:
         return json.dumps(records, allow_nan=False, default=_plain).encode()
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"not to be written as JSON: {error}; leave missing values out, send plain numbers and texts"
-        ) from None
+        raise InputError(f"not to be written as JSON: {error}; leave missing values out") from None
 
 
 def _plain(value: object) -> object:
@@ -321,13 +301,6 @@ def _plain(value: object) -> object:
     if hasattr(value, "item"):  # a NumPy scalar
         return value.item()
     raise TypeError(f"{value!r} is a {type(value).__name__}")
-
-
-def _arrow(batch: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
 
 
 def _addresses(address: str | Mapping[str, str]) -> dict[str, str]:
@@ -359,9 +332,9 @@ def _answer(response: requests.Response, url: str, service: str) -> Any:
         return body
     reason = _reason(body) or response.reason or "no reason given"
     if status in TRY_LATER:
-        raise UnavailableError(f"{url}: {reason} ({status})", _retry_after_s(response))
-    if status == 410 and isinstance(body, dict) and isinstance(body.get("first"), int):
-        raise OffsetRemovedError(f"{url}: {reason}", body["first"])
+        raise LogUnavailableError(f"{url}: {reason} ({status})", _retry_after_s(response))
+    if status == 410 and isinstance(body, dict) and isinstance(body.get("first_offset"), int):
+        raise OffsetRemovedError(f"{url}: {reason}", body["first_offset"])
     if 400 <= status < 500:
         raise InputError(f"{url}: {reason} ({status})", _problems(body), status)
     raise ServiceError(f"{url}: answered {status} ({reason}); expected JSON of the {service}, look at its log output")
@@ -374,11 +347,11 @@ def _reason(body: Any) -> str:
 
 
 def _problems(body: Any) -> list[Problem]:
-    listed = body.get("problems") if isinstance(body, dict) else None
+    listed = body.get("errors") if isinstance(body, dict) else None
     return [
-        Problem(int(entry.get("index", 0)), str(entry.get("field", "")), str(entry.get("reason", "")))
+        Problem(entry["index"], str(entry.get("field", "")), str(entry.get("reason", "")))
         for entry in (listed if isinstance(listed, list) else [])
-        if isinstance(entry, dict)
+        if isinstance(entry, dict) and isinstance(entry.get("index"), int)
     ]
 
 

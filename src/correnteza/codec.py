@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from correnteza.errors import InputError, Problem
 from correnteza.records import ID, INTEGER_LIMIT, TEXT_LIMIT, TIMESTAMP, Field, Schema
-from correnteza.validation import problems
+from correnteza.validation import beyond_calendar, problems
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -217,9 +217,11 @@ def parse_times(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
     texts = _empty_as_null(texts)
     for kind in (TIMESTAMP, pa.timestamp("us")):
         try:
-            return texts.cast(kind).cast(TIMESTAMP), np.zeros(len(texts), bool)
+            times = texts.cast(kind).cast(TIMESTAMP)
         except pa.ArrowInvalid:
             continue
+        bad = beyond_calendar(times)
+        return (pc.if_else(pa.array(~bad), times, None) if bad.any() else times), bad
     values = [_time(text) for text in texts.to_pylist()]
     bad = np.array([value is None for value in values]) & texts.is_valid().to_numpy(zero_copy_only=False)
     return pa.array(values, TIMESTAMP), bad

@@ -103,7 +103,16 @@ class DamagedLogError(LogError):
 
 
 class LogUnavailableError(LogError):
-    """The log cannot answer now; the same call may succeed later."""
+    """The log, or the service behind it, cannot answer now; the same call may succeed later.
+
+    Args:
+        message: one sentence with the address or file and the reason.
+        retry_after_s: seconds after which to try again, where the other side said so.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelError(CorrentezaError):

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from correnteza.errors import Problem
 from correnteza.records import INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
 
+Mask = npt.NDArray[np.bool_]
+
 FIRST_TIME_US, LAST_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999
-"""The first and last microsecond of the years 1 and 9999, beyond which most software knows no dates."""
+"""The first and last microsecond of the years 1 and 9999."""
 
 
 def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
@@ -45,7 +48,7 @@ def _of_column(column: pa.Array, field: Field) -> Iterator[Problem]:
     if field.numeric:
         yield from _of_numbers(column, field)
     elif field.kind == "timestamp":
-        yield from _of_times(column, field)
+        yield from _each(beyond_calendar(column), field, "is not a time within the years 1 and 9999")
     else:
         yield from _of_texts(column, field)
 
@@ -71,10 +74,11 @@ def _of_texts(column: pa.Array, field: Field) -> Iterator[Problem]:
     yield from _each(lengths > TEXT_LIMIT, field, f"is longer than {TEXT_LIMIT} characters")
 
 
-def _of_times(column: pa.Array, field: Field) -> Iterator[Problem]:
-    micros = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
-    yield from _each((micros < FIRST_TIME_US) | (micros > LAST_TIME_US), field, "is not a time within the years 1 and 9999")
+def beyond_calendar(times: pa.Array) -> Mask:
+    """Which times lie outside the years 1 to 9999, which most software cannot show."""
+    micros = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    return (micros < FIRST_TIME_US) | (micros > LAST_TIME_US)
 
 
-def _each(bad: np.ndarray, field: Field, reason: str) -> Iterator[Problem]:
+def _each(bad: Mask, field: Field, reason: str) -> Iterator[Problem]:
     return (Problem(int(index), field.name, reason) for index in np.flatnonzero(bad))

@@ -34,6 +34,13 @@ TRIES = 3
 """How often one append is sent before it is LogUnavailableError, always with the same key."""
 
 
+def new_session() -> requests.Session:
+    """A session that asks no proxy and no .netrc, as fits services of one's own network."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
 class HttpLog:
     """A log of another service. Safe to use from several threads.
 
@@ -102,8 +109,7 @@ class HttpLog:
     def _call(self, method: str, path: str, answer_s: float, **arguments: Any) -> requests.Response:
         session = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = requests.Session()
-            session.trust_env = False  # a proxy or a .netrc of the user's is not meant for services of one's own
+            session = self._local.session = new_session()
         url = f"{self.url}/{path}"
         try:
             answer = session.request(method, url, timeout=(CONNECT_S, answer_s), **arguments)
