@@ -1,0 +1,1 @@
+"""The trainer: evaluates, learns, versions and serves the model."""

@@ -1,0 +1,79 @@
+"""The child process of `training.TrainingProcess`: `python -m correnteza.trainer.child PARENT NICE`.
+
+Invariants:
+- It ends when its parent ends or closes the pipe, also in the middle of a training.
+- On standard output there is nothing but one pickle per job.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import IO
+
+from correnteza.errors import ConfigError, ModelError
+from correnteza.trainer.training import Job, Trained, fit
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl(2)."""
+
+
+def run_child(parent: int, nice: int) -> None:
+    """What the child process does: train what comes on standard input until that is closed.
+
+    Args:
+        parent: process id of the parent, without which there is nothing to live for.
+        nice: niceness.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(parent)
+    if hasattr(os, "nice"):
+        os.nice(nice)
+    jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between the answers
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(jobs, waiting), daemon=True).start()
+    while True:
+        pickle.dump(_attempt(waiting.get()), answers, protocol=5)
+        answers.flush()
+
+
+def _receive(jobs: IO[bytes], waiting: queue.SimpleQueue[Job]) -> None:
+    """Take jobs as they come; end the process, in the middle of a training too, when the parent has gone."""
+    try:
+        while True:
+            waiting.put(pickle.load(jobs))  # noqa: S301 - from our own parent
+    except (EOFError, OSError):
+        os._exit(0)
+    except BaseException:  # a job that this process cannot read: the parent sees the exit code
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _attempt(job: Job) -> Trained | str:
+    try:
+        return fit(job)
+    except (ConfigError, ModelError) as error:
+        return str(error)
+    except Exception as error:  # whatever an estimator raises is a failed training
+        return f"the training failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to end this process with its parent, which also works while native code holds the interpreter."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has gone before we could ask
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    run_child(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,135 @@
+"""What the server does beside answering: it takes up new versions, follows the errors, tends the learner.
+
+Invariants:
+- `serving` is replaced as a whole, by one assignment, by a version that has answered already.
+- The rolling figures come from the log `evaluations`, so they are right after a restart and without a learner.
+- A learner that dies is started again with back-off, and each death is an event.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from correnteza.children import Child
+from correnteza.config import Trainer
+from correnteza.errors import LogError
+from correnteza.events import Events
+from correnteza.log.base import OwnedLog
+from correnteza.trainer import evaluation
+from correnteza.trainer.champion import Follower
+from correnteza.trainer.evaluation import Report
+from correnteza.trainer.handover import status_of
+from correnteza.trainer.predict import Serving
+
+TICK_S = 0.1
+REPORT_EVERY_S = 1.0
+STOP_S = 5.0
+"""How long the learner has to end in good order."""
+
+
+class Keeper:
+    """A thread that keeps what is served up to date.
+
+    Args:
+        settings: the section `[trainer]`.
+        follower: loads the versions.
+        evaluations: the log `evaluations`.
+        events: where it is told what happened.
+        learner: command line of the learner process; None where it is run by somebody else.
+
+    Attributes:
+        serving: what requests are answered with; None before the first model.
+        report: the rolling figures, at most a second old.
+        told: the last status of the learner.
+    """
+
+    def __init__(
+        self, settings: Trainer, follower: Follower, evaluations: OwnedLog, events: Events, learner: Sequence[str] | None
+    ) -> None:
+        self.serving: Serving | None = None
+        self.report = Report()
+        self.told: dict[str, Any] = {}
+        self.follower = follower
+        self.learner = None if learner is None else Child("learner", learner, self.take_line)
+        self._settings = settings
+        self._evaluations = evaluations
+        self._events = events
+        self._reported_at = 0.0
+        self._reported = 0
+        self._trouble = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        """Take up the version in service, then start the learner and the thread."""
+        self.tick()
+        if self.learner is not None:
+            self.learner.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the learner."""
+        self._stop.set()
+        self._thread.join(STOP_S)
+        if self.learner is None:
+            return
+        self.learner.terminate()
+        deadline = time.monotonic() + STOP_S
+        while not self.learner.ended() and time.monotonic() < deadline:
+            time.sleep(TICK_S / 4)
+        self.learner.kill()
+
+    def tick(self) -> None:
+        """One round; errors of the database are told once and tried again at the next."""
+        try:
+            changed = self.follower.look()
+            if changed or time.monotonic() - self._reported_at >= REPORT_EVERY_S:
+                self._refresh()
+            self._trouble = ""
+        except LogError as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._events.emit("versions_not_followed", str(error))
+        if self.learner is not None:
+            self._tend(self.learner)
+
+    def take_line(self, line: str) -> None:
+        """A line of the learner's output: its status, or something for our own output."""
+        status = status_of(line)
+        if status is not None:
+            self.told = status
+            return
+        with suppress(OSError):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def evaluate(self) -> Report:
+        """The rolling figures, now."""
+        return evaluation.report(evaluation.last_rows(self._evaluations, self._settings.metric_rows), self._settings.level)
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_S):
+            self.tick()
+
+    def _refresh(self) -> None:
+        """Take the figures and the interval anew, and put the version into service with them."""
+        self._reported_at = time.monotonic()
+        head = self._evaluations.bounds().next
+        if head != self._reported:
+            self._evaluations.register("metrics", self._evaluations.cursor(head - 1), self._settings.metric_rows)
+            self.report, self._reported = self.evaluate(), head
+        champion = self.follower.champion
+        if champion is not None:
+            self.serving = Serving(champion.version, champion.predictor, self.report.half_width)
+
+    def _tend(self, learner: Child) -> None:
+        death = learner.check()
+        if death is not None:
+            self.told = {}
+            reason = f"the learner ended ({death.how}) after {death.uptime_s:.1f} s; it is started again in {death.pause_s:g} s"
+            self._events.emit("learner_died", reason, deaths=death.deaths)

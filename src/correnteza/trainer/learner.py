@@ -1,0 +1,140 @@
+"""The learner process: reads `normalized`, evaluates, learns, and makes model versions.
+
+    normalized --> [Upstream] --> [LearnerStage] --> evaluations          (Runner, one commit per batch)
+                                       | committed rows
+                                       v
+                     [Learner] --> TrainingProcess --> Registry --> models, promotions
+
+The server starts it as its child with the settings as its only argument, reads lines with its status
+from its output, and ends with it. It may be killed at any instant.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+from correnteza import children, events, output
+from correnteza.config import Settings
+from correnteza.errors import CorrentezaError
+from correnteza.events import Events
+from correnteza.features import CATEGORIES, SCALERS
+from correnteza.log.http import HttpLog
+from correnteza.log.sql import SqlStore
+from correnteza.stage import Figures, Runner
+from correnteza.trainer import handover
+from correnteza.trainer.learning import Learner, Training
+from correnteza.trainer.registry import Registry, load_key
+from correnteza.trainer.training import TrainingProcess
+from correnteza.trainer.upstream import Upstream
+
+STATUS_EVERY_S = 0.25
+WAIT_S = 0.5
+"""How long a read waits for rows; also how late a training that ended on a silent stream is noticed."""
+FAILED = 3
+
+
+def main(argument: str) -> int:
+    """Run until the parent ends or asks to stop; returns the exit code."""
+    settings = handover.settings_of(argument)
+    stopping = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    children.stop_when_parent_dies()
+    output.set_up(settings.services.log_format)
+    store = SqlStore(settings.pipeline.folder / "trainer.db")
+    told = Events("learner", store.log("events", events.SCHEMA))
+    training = TrainingProcess(settings.trainer.nice)
+    try:
+        learner, runner = build(settings, store, told, training, stopping)
+        return run(learner, runner, told, stopping)
+    except CorrentezaError as error:
+        told.emit("learner_failed", str(error), error=type(error).__name__)
+        return FAILED
+    finally:
+        training.close()
+        store.close()
+
+
+def build(
+    settings: Settings, store: SqlStore, told: Events, training: Training, stopping: threading.Event
+) -> tuple[Learner, Runner[Any]]:
+    """The parts of the process, not started."""
+    schema, own = settings.schema_of_records, settings.trainer
+    url = settings.services.url("normalizer")
+    upstream = Upstream(
+        HttpLog(url, name="normalized", schema=schema.normalized, reader="trainer", keep_rows=own.window_rows),
+        HttpLog(url, name="scalers", path="scalers", schema=SCALERS),
+        HttpLog(url, name="categories", path="categories", schema=CATEGORIES),
+        schema,
+    )
+    registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
+    learner = Learner(own, schema, store, registry, upstream, training, told, stopping)
+    runner = Runner(
+        learner.stage,
+        upstream,
+        store,
+        told,
+        batch_rows=own.batch_rows,
+        limit=learner.limit,
+        between=learner.between,
+        wait_s=WAIT_S,
+    )
+    return learner, runner
+
+
+def run(learner: Learner, runner: Runner[Any], told: Events, stopping: threading.Event) -> int:
+    """Drive the stage until `stopping` is set, and say again and again how it stands."""
+    failures: list[BaseException] = []
+
+    def drive() -> None:
+        try:
+            learner.restore()
+            runner.run()
+        except BaseException as error:  # told to the thread that waits
+            failures.append(error)
+            stopping.set()
+
+    thread = threading.Thread(target=drive, name="learner", daemon=True)
+    thread.start()
+    while not stopping.wait(STATUS_EVERY_S):
+        tell(learner, runner.figures, told)
+    runner.stop()
+    thread.join(5.0)
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def tell(learner: Learner, figures: Figures, told: Events) -> None:
+    """Write the status line."""
+    status = {
+        "pid": os.getpid(),
+        "state": figures.state,
+        "reason": figures.reason,
+        "rows": figures.rows,
+        "batches": figures.batches,
+        "lag_rows": figures.lag_rows,
+        "lag_s": round(figures.lag_s(), 3),
+        "rows_per_s": round(figures.rows_per_s(), 1),
+        "step_s": round(figures.step_s, 3),
+        "commit_s": round(figures.commit_s, 3),
+        "retries": figures.retries,
+        "learned_rows": learner.learned_rows,
+        "labelled_rows": learner.labelled_rows,
+        "window_rows": len(learner.window),
+        "training": learner.training,
+        "failure": learner.failure,
+        "events": dict(told.counts),
+    }
+    with suppress(OSError):
+        sys.stdout.write(handover.status_line(status) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,171 @@
+"""`POST /predict`: a plain ASGI endpoint, because single answers are what this service is measured by.
+
+Invariants:
+- All rows of an answer are predicted by one version, and with the interval that belonged to it at one
+  instant: `Serving` is replaced as a whole and read once per request.
+- Large requests run in threads of their own, so that they do not hold up small ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from correnteza.codec import JSON, json_schema
+from correnteza.errors import NoModelError
+from correnteza.records import Schema
+from correnteza.trainer.answers import Answered, Answers, Ids
+from correnteza.trainer.predictor import Predictor
+from correnteza.trainer.questions import Question, Reader
+
+PATH = "/predict"
+INLINE_BYTES = 4096
+INLINE_ROWS = 64
+"""Larger requests are answered from a thread."""
+THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What requests are answered with.
+
+    Args:
+        version: of the model.
+        predictor: the loaded model.
+        half_width: what intervals reach to either side, in the target's unit; None when not known yet.
+    """
+
+    version: int
+    predictor: Predictor
+    half_width: float | None
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The answer for one record; see `EXAMPLE`."""
+
+    id: str
+    prediction: float
+    lower: float | None
+    upper: float | None
+    model_version: int
+
+
+EXAMPLE = {"id": "9f2c61d0a7be-1", "prediction": 4213.7, "lower": 3402.1, "upper": 5025.3, "model_version": 3}
+
+
+class Predict:
+    """The endpoint.
+
+    Args:
+        schema: of the records.
+        serving: what to answer with now; None before the first model.
+        not_ready: why there is no model yet.
+        answers: where answers are stored.
+    """
+
+    def __init__(
+        self, schema: Schema, serving: Callable[[], Serving | None], not_ready: Callable[[], str], answers: Answers
+    ) -> None:
+        self._reader = Reader(schema)
+        self._serving = serving
+        self._not_ready = not_ready
+        self._answers = answers
+        self._ids = Ids()
+        self._encode = msgspec.json.Encoder().encode
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; errors are answered by the application's handlers."""
+        body = await _body(receive)
+        kind = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), None)
+        if len(body) <= INLINE_BYTES:
+            question = self._reader.read(body, kind)
+            answer = self.answer(question) if len(question.ids) <= INLINE_ROWS else await self._aside(self.answer, question)
+        else:
+            answer = await self._aside(lambda: self.answer(self._reader.read(body, kind)))
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    def answer(self, question: Question) -> bytes:
+        """The body of the answer.
+
+        Raises:
+            NoModelError: there is no model yet.
+        """
+        serving = self._serving()
+        if serving is None:
+            raise NoModelError(self._not_ready())
+        ids = [given or self._ids.next() for given in question.ids]
+        predictions = serving.predictor.predict(question.numbers, question.categories) if ids else np.empty(0)
+        half = serving.half_width
+        answers = [
+            Answer(i, p, None if half is None else p - half, None if half is None else p + half, serving.version)
+            for i, p in zip(ids, predictions.tolist(), strict=True)
+        ]
+        if ids:
+            at_us = time.time_ns() // 1000
+            self._answers.put(Answered(ids, serving.version, predictions, half, question.records, at_us))
+        return self._encode(answers[0] if question.single else answers)
+
+    async def _aside(self, call: Callable[..., bytes], *arguments: Any) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+async def _body(receive: Receive) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        return body
+    parts = [body]
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+    return b"".join(parts)
+
+
+def openapi_path(schema: Schema) -> dict[str, Any]:
+    """What the OpenAPI document says of the endpoint.
+
+    Args:
+        schema: of the records.
+    """
+    record = json_schema(schema.raw, "a record without its target", schema.fields)
+    del record["$schema"], record["properties"][schema.target]
+    record["required"] = [field.name for field in schema.fields if field.required]
+    answer = msgspec.json.schema(Answer)["$defs"]["Answer"]
+    ok = {"description": "The predictions.", "content": {JSON: {"schema": _one_or_many(answer), "example": EXAMPLE}}}
+    body = {"required": True, "content": {JSON: {"schema": _one_or_many(record), "example": _example(schema)}}}
+    return {
+        "post": {
+            "tags": ["model"],
+            "operationId": "predict",
+            "summary": "Predict the target of one record or of several",
+            "description": "Missing fields are missing values. The answer to an array is an array in the same order.",
+            "requestBody": body,
+            "responses": {"200": ok},
+        }
+    }
+
+
+def _one_or_many(item: dict[str, Any]) -> dict[str, Any]:
+    return {"oneOf": [item, {"type": "array", "items": item}]}
+
+
+def _example(schema: Schema) -> dict[str, Any]:
+    values = {"float": 1.0, "integer": 1, "category": "a", "text": "some text", "timestamp": "2026-01-31T12:00:00Z"}
+    return {
+        field.name: values[field.kind] if field.minimum is None or field.kind not in ("float", "integer") else field.minimum
+        for field in schema.fields
+    }

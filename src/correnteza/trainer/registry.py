@@ -1,0 +1,344 @@
+"""The model versions: the rows that list them, which one is in service, and their files.
+
+Invariants:
+- A version is in the registry when its row in the log `models` is committed, which is after its
+  files are durable; it is in service when the last row of the log `promotions` says so.
+- No file is used before it is verified (see `artefacts`); no checkpoint is unpickled before that.
+- Rows are never changed; files of old versions go, their rows stay.
+- Reading costs what is new in the logs, and memory is bounded, however many versions there were.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from correnteza.errors import ModelError, TamperedModelError, UnknownModelError
+from correnteza.log.base import LATEST, OwnedLog, Store
+from correnteza.records import OFFSET, TIMESTAMP
+from correnteza.trainer.artefacts import CHECKPOINT, MODEL, Artefacts, load_key
+
+if TYPE_CHECKING:
+    from correnteza.trainer.training import Trained
+
+__all__ = ["MODELS", "PROMOTIONS", "Current", "Meta", "ModelRow", "Registry", "load_key", "model_rows", "promotion_rows"]
+
+ROWS_IN_MEMORY = 1000
+READ_ROWS = 1000
+LIBRARIES = ("correnteza", "numpy", "onnx", "scikit-learn", "skl2onnx")
+"""Whose versions decide what a training gives."""
+
+MODELS = pa.schema(
+    [
+        pa.field("version", pa.int64()),
+        pa.field("parent", pa.int64()),
+        pa.field("created_at", TIMESTAMP),
+        pa.field("reason", pa.string()),
+        pa.field("estimator", pa.string()),
+        pa.field("rows", pa.int64()),
+        pa.field("first_offset", pa.int64()),
+        pa.field("last_offset", pa.int64()),
+        pa.field("scaler_version", pa.int64()),
+        pa.field("train_s", pa.float64()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("evaluation", pa.string()),
+    ]
+)
+"""Columns of the log `models`: a row per version; `sha256` is of model.onnx, `evaluation` a JSON object."""
+
+PROMOTIONS = pa.schema(
+    [
+        pa.field("version", pa.int64()),
+        pa.field("at", TIMESTAMP),
+        pa.field("reason", pa.string()),
+        pa.field("pinned", pa.int64()),
+    ]
+)
+"""Columns of the log `promotions`: the last row says which version is in service; `pinned` is 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What the learner knows of a version beside what the training made.
+
+    Args:
+        parent: the version in service when it was trained, or None.
+        created_at: with a time zone.
+        reason: why it was trained.
+        decision: why it was promoted or refused.
+        estimator: import path of the regressor.
+        params: its parameters.
+        seed: of the pipeline.
+        rows: how many rows it was trained on.
+        first_offset: of the first of them in the log `normalized`.
+        last_offset: of the last of them in the log `normalized`.
+        scaler_version: that they were expressed in.
+        schema_sha256: `onnx.fingerprint` of the schema.
+        evaluation: metrics at the promotion, as plain JSON values.
+    """
+
+    parent: int | None
+    created_at: datetime
+    reason: str
+    decision: str
+    estimator: str
+    params: Mapping[str, Any]
+    seed: int
+    rows: int
+    first_offset: int
+    last_offset: int
+    scaler_version: int
+    schema_sha256: str
+    evaluation: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One version: a row of `MODELS`, `evaluation` parsed."""
+
+    version: int
+    parent: int | None
+    created_at: datetime
+    reason: str
+    estimator: str
+    rows: int
+    first_offset: int
+    last_offset: int
+    scaler_version: int
+    train_s: float
+    size_bytes: int
+    sha256: str
+    evaluation: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """Which version is in service.
+
+    Args:
+        version: its number.
+        pinned: whether newer versions must not replace it by themselves.
+        reason: why it was promoted.
+    """
+
+    version: int
+    pinned: bool
+    reason: str
+
+
+def model_rows(*rows: ModelRow) -> pa.RecordBatch:
+    """Rows for the log `models`, for the learner's own commit."""
+    return pa.RecordBatch.from_pylist(
+        [{**asdict(row), "evaluation": json.dumps(row.evaluation)} for row in rows], schema=MODELS
+    )
+
+
+def promotion_rows(version: int, at: datetime, reason: str, pinned: bool = False) -> pa.RecordBatch:
+    """A row for the log `promotions`, for the learner's own commit."""
+    row = {"version": version, "at": at, "reason": reason, "pinned": int(pinned)}
+    return pa.RecordBatch.from_pylist([row], schema=PROMOTIONS)
+
+
+class Registry:
+    """The versions of one pipeline. Safe to use from several threads, and by several processes.
+
+    Only the learner calls `write`, `recover` and `prune`.
+
+    Args:
+        folder: where the directories of the versions are (`…/models`); it is created.
+        store: opens the logs `models` and `promotions` in it.
+        key: of the HMACs, from `load_key`.
+    """
+
+    def __init__(self, folder: Path, store: Store, key: bytes) -> None:
+        self._artefacts = Artefacts(folder, key)
+        self._promotions = store.log("promotions", PROMOTIONS, bounded=False)
+        self._models_tail = _Tail(store.log("models", MODELS, bounded=False), ROWS_IN_MEMORY)
+        self._promotions_tail = _Tail(self._promotions, 1)
+        self._rows: dict[int, ModelRow] = {}
+        self._current: Current | None = None
+        self._lock = threading.RLock()
+
+    def recover(self) -> tuple[str, ...]:
+        """Remove what a crash left: temporary directories, and versions without a row; returns their names."""
+        orphans = [version for version in self._artefacts.versions() if version >= self.next_version()]
+        for version in orphans:
+            self._artefacts.remove(version)
+        return (*self._artefacts.sweep(), *map(str, orphans))
+
+    def next_version(self) -> int:
+        """The number that the next version gets: one more than the last row's, from 1."""
+        return max(self._known(), default=0) + 1
+
+    def write(self, version: int, trained: Trained, meta: Meta) -> ModelRow:
+        """Write the directory of a version, durably and whole; the caller then commits the row.
+
+        Args:
+            version: its number; a directory of that number without a row is replaced.
+            trained: what the training made.
+            meta: what else is known.
+
+        Returns:
+            The row to commit with `model_rows`.
+
+        Raises:
+            ModelError: the version has a row already.
+        """
+        if version < self.next_version():
+            raise ModelError(f"model version {version} is registered already; expected {self.next_version()}")
+        about = {
+            **asdict(meta),
+            "created_at": meta.created_at.isoformat(),
+            "train_s": trained.train_s,
+            "size_bytes": len(trained.onnx) + len(trained.checkpoint),
+            "warnings": trained.warnings,
+            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        }
+        return _row(self._artefacts.write(version, {MODEL: trained.onnx, CHECKPOINT: trained.checkpoint}, about))
+
+    def promote(self, version: int, reason: str, pinned: bool) -> Current:
+        """Put a version in service with a commit of its own, now; for people, through the server.
+
+        Args:
+            version: one whose files are still there.
+            reason: why.
+            pinned: whether newer versions must not replace it by themselves.
+
+        Raises:
+            UnknownModelError: there is no such version, or its files were removed.
+            TamperedModelError: its files are not the registered ones.
+        """
+        self.model_bytes(version)
+        self._promotions.append(promotion_rows(version, datetime.now(UTC), reason, pinned))
+        return Current(version, pinned, reason)
+
+    def versions(self) -> list[ModelRow]:
+        """The last `ROWS_IN_MEMORY` versions, oldest first."""
+        return list(self._known().values())
+
+    def get(self, version: int) -> ModelRow:
+        """One version.
+
+        Raises:
+            UnknownModelError: there is no such version, or it is so old that neither memory nor files know it.
+        """
+        known = self._known()
+        if version in known:
+            return known[version]
+        first, last = min(known, default=1), max(known, default=0)
+        if 1 <= version < first:
+            return _row(self._artefacts.manifest(version))
+        held = f"there are {first} to {last}" if known else "there is none yet"
+        raise UnknownModelError(f"no model version {version}; {held}")
+
+    def current(self) -> Current | None:
+        """The version in service, or None before the first."""
+        with self._lock:
+            for batch in self._promotions_tail.new():
+                last = batch.slice(batch.num_rows - 1).to_pylist()[0]
+                self._current = Current(last["version"], bool(last["pinned"]), last["reason"])
+            return self._current
+
+    def manifest(self, version: int) -> dict[str, Any]:
+        """`model.json`, verified, without its HMAC.
+
+        Raises:
+            UnknownModelError: there is no such version, or its files were removed.
+            TamperedModelError: it is not what was registered.
+        """
+        row = self.get(version)
+        manifest = self._artefacts.manifest(version)
+        if manifest["files"][MODEL] != row.sha256:
+            raise TamperedModelError(
+                f"{self._artefacts.folder / str(version)}: is not the version {version} that the database lists "
+                f"(sha256 {row.sha256}); restore database and models from the same copy, or promote another version"
+            )
+        return manifest
+
+    def model_bytes(self, version: int) -> bytes:
+        """`model.onnx`, verified.
+
+        Raises:
+            UnknownModelError: there is no such version, or its files were removed.
+            TamperedModelError: a file is not the registered one; names it.
+        """
+        self.manifest(version)
+        return self._artefacts.read(version, MODEL)
+
+    def checkpoint(self, version: int) -> dict[str, Any]:
+        """What `Trained.checkpoint` holds, verified before it is unpickled; never for a serving process.
+
+        Raises:
+            UnknownModelError: there is no such version, or its files were removed.
+            TamperedModelError: a file is not the registered one; names it.
+        """
+        self.manifest(version)
+        content = self._artefacts.read(version, CHECKPOINT)
+        import joblib
+
+        return dict(joblib.load(io.BytesIO(content)))
+
+    def prune(self, keep: int) -> tuple[int, ...]:
+        """Remove the files of old versions; their rows stay.
+
+        Args:
+            keep: how many of the newest versions keep their files; the one in service and its parent do anyway.
+
+        Returns:
+            The versions whose files were removed.
+        """
+        current = self.current()
+        needed = set() if current is None else {current.version, self.get(current.version).parent}
+        oldest = self.next_version() - keep
+        old = tuple(v for v in self._artefacts.versions() if v < oldest and v not in needed)
+        for version in old:
+            self._artefacts.remove(version)
+        return old
+
+    def _known(self) -> dict[int, ModelRow]:
+        """The rows in memory, up to date."""
+        with self._lock:
+            for batch in self._models_tail.new():
+                self._rows.update((row["version"], _row_of_log(row)) for row in batch.to_pylist())
+            for version in list(self._rows)[:-ROWS_IN_MEMORY]:
+                del self._rows[version]
+            return dict(self._rows)
+
+
+class _Tail:
+    """What is new at the end of a log, each row once; first the last `back` rows."""
+
+    def __init__(self, log: OwnedLog, back: int) -> None:
+        self._log = log
+        self._after = LATEST
+        self._back = back
+
+    def new(self) -> Iterator[pa.RecordBatch]:
+        """Batches of at least one row, until there are no more."""
+        while True:
+            part = self._log.read(self._after, READ_ROWS, back=self._back)
+            self._after, self._back = part.next, 0
+            if part.batch.num_rows:
+                yield part.batch
+            if not part.lag_rows:
+                return
+
+
+def _row(manifest: Mapping[str, Any]) -> ModelRow:
+    """The row that belongs to a `model.json`."""
+    values = {**manifest, "sha256": manifest["files"][MODEL], "created_at": datetime.fromisoformat(manifest["created_at"])}
+    return ModelRow(**{field.name: values[field.name] for field in fields(ModelRow)})
+
+
+def _row_of_log(row: dict[str, Any]) -> ModelRow:
+    return ModelRow(**{**{k: v for k, v in row.items() if k != OFFSET}, "evaluation": json.loads(row["evaluation"])})

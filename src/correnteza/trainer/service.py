@@ -1,0 +1,293 @@
+"""The trainer's server: answers predictions from ONNX, shows the registry, and tends the learner process.
+
+Invariant: this process unpickles nothing and imports neither scikit-learn nor joblib; it meets the
+learner only in the database and the registry's files.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+import pyarrow as pa
+from fastapi import APIRouter, FastAPI, Path
+from starlette.responses import Response
+from starlette.routing import Route
+
+from correnteza import events
+from correnteza.codec import JSON, json_schema
+from correnteza.config import Settings
+from correnteza.errors import NoModelError, TamperedModelError, UnknownModelError
+from correnteza.events import Events
+from correnteza.log.base import OwnedLog, Store
+from correnteza.log.sql import SqlStore
+from correnteza.records import INTEGER_LIMIT, empty, with_offsets
+from correnteza.trainer import evaluation, handover, predict, prequential
+from correnteza.trainer.answers import PREDICTIONS, Answers
+from correnteza.trainer.champion import Follower
+from correnteza.trainer.keeper import Keeper
+from correnteza.trainer.registry import PROMOTIONS, Current, Registry, load_key
+from correnteza.web import Service, create_app, problem, serve
+from correnteza.web.problems import RESPONSES
+
+NAME = "trainer"
+SWITCH_S = 0.001
+"""How long a thread that stores or loads may keep the interpreter from one that answers; Python's own 5 ms show in p99."""
+Version = Annotated[int, Path(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
+_STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
+_OBJECT = {"type": "object"}
+
+
+def main(settings: Settings) -> int:
+    """Run the trainer until it is told to stop; returns the exit code.
+
+    Raises:
+        CorrentezaError: the database, the registry's key or the port cannot be taken.
+    """
+    sys.setswitchinterval(SWITCH_S)
+    store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
+    try:
+        app, service = build(settings, store, learner_command(settings))
+        return serve(app, service)
+    finally:
+        store.close()
+
+
+def learner_command(settings: Settings) -> list[str]:
+    """The command line of the learner process."""
+    services = settings.services
+    if services.log_format == "auto" and sys.stdout.isatty():  # the learner writes to a pipe, we to a terminal
+        services = services.model_copy(update={"log_format": "console"})
+    text = handover.settings_text(settings.model_copy(update={"services": services}))
+    return [sys.executable, "-P", "-m", "correnteza.trainer.learner", text]
+
+
+def build(settings: Settings, store: Store, learner: list[str] | None) -> tuple[FastAPI, Service]:
+    """The application and the service behind it, not started.
+
+    Args:
+        settings: of the pipeline.
+        store: where its logs are kept.
+        learner: command line of the learner process; None where another process runs it.
+    """
+    schema = settings.schema_of_records
+    logs = _logs(store)
+    told = Events(NAME, logs["events"])
+    registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
+    follower = Follower(schema, registry, logs["promotions"], told)
+    keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner)
+    answers = Answers(logs["records"], told)
+    desk = Desk(settings, registry, keeper, answers, store.log("requests", handover.REQUESTS), told)
+    service = Service(
+        name=NAME,
+        settings=settings,
+        schema=json_schema(with_offsets(empty(PREDICTIONS), 1).schema, "predictions"),
+        logs=logs,
+        events=told,
+        store=store,
+        status=desk.status,
+        ready=desk.not_ready,
+        start=lambda: _each(answers.start, keeper.start),
+        stop=lambda: _each(answers.stop, keeper.stop),
+    )
+    endpoint = predict.Predict(schema, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
+    app = create_app(service, routes_of(desk), [Route(predict.PATH, endpoint, methods=["POST"])])
+    _document(app, predict.openapi_path(schema))
+    return app, service
+
+
+def _logs(store: Store) -> dict[str, OwnedLog]:
+    predictions = store.log("predictions", PREDICTIONS)
+    return {
+        "records": predictions,
+        "predictions": predictions,
+        "evaluations": store.log(prequential.LOG, evaluation.EVALUATIONS),
+        "promotions": store.log("promotions", PROMOTIONS, bounded=False),
+        "events": store.log("events", events.SCHEMA),
+    }
+
+
+def _each(*calls: Callable[[], None]) -> None:
+    for call in calls:
+        call()
+
+
+class Desk:
+    """What the routes ask, and the answers. Safe to use from several threads.
+
+    Args:
+        settings: of the pipeline.
+        registry: the model versions.
+        keeper: what is served, and the learner.
+        answers: what was served.
+        requests: the log that the learner reads requests for a training from.
+        told: where events go.
+    """
+
+    def __init__(
+        self, settings: Settings, registry: Registry, keeper: Keeper, answers: Answers, requests: OwnedLog, told: Events
+    ) -> None:
+        self._settings = settings.trainer
+        self._registry = registry
+        self._keeper = keeper
+        self._answers = answers
+        self._requests = requests
+        self._told = told
+
+    def not_ready(self) -> str | None:
+        """Why nothing can be predicted yet, or None."""
+        if self._keeper.serving is not None:
+            return None
+        if self._keeper.follower.refused:
+            return f"no model: {self._keeper.follower.refused}"
+        told = self._keeper.told
+        trouble = next((f"; {told[key]}" for key in ("failure", "reason") if told.get(key)), "")
+        return f"no model yet: {told.get('labelled_rows', 0)} of {self._settings.min_rows} labelled rows{trouble}"
+
+    def status(self) -> dict[str, Any]:
+        """What is particular to the trainer in `/status`."""
+        keeper, told = self._keeper, self._keeper.told
+        champion, rolling = keeper.follower.champion, keeper.report.overall
+        stage = {name: told[name] for name in _STAGE} if told else {}
+        return {
+            "reason": self.not_ready() or keeper.follower.refused or told.get("failure") or told.get("reason") or "",
+            "lag_rows": told.get("lag_rows", 0),
+            "lag_s": told.get("lag_s", 0.0),
+            "rows_per_s": told.get("rows_per_s", 0.0),
+            "stages": {prequential.NAME: stage} if stage else {},
+            "model_version": None if champion is None else champion.version,
+            "model_since": None if champion is None else champion.since,
+            "rolling": {} if rolling is None else asdict(rolling),
+            "half_width": keeper.report.half_width,
+            "learned_rows": told.get("learned_rows", 0),
+            "labelled_rows": told.get("labelled_rows", 0),
+            "window_rows": told.get("window_rows", 0),
+            "training": told.get("training", False),
+            "served_rows": self._answers.served_rows,
+            "dropped_rows": self._answers.dropped_rows,
+            "learner": self._learner(),
+        }
+
+    def _learner(self) -> dict[str, Any]:
+        child = self._keeper.learner
+        process = {} if child is None else {"process": child.state, "pid": child.pid, "deaths": child.deaths}
+        return {**process, "events": self._keeper.told.get("events", {})}
+
+    def evaluation(self) -> dict[str, Any]:
+        """The body of `GET /evaluation`."""
+        report = self._keeper.evaluate()
+        champion = self._keeper.follower.champion
+        return {
+            "model_version": None if champion is None else champion.version,
+            "metric_rows": self._settings.metric_rows,
+            "level": self._settings.level,
+            "half_width": report.half_width,
+            "rolling": None if report.overall is None else asdict(report.overall),
+            "versions": [{"model_version": version, **asdict(metrics)} for version, metrics in report.versions.items()],
+        }
+
+    def models(self) -> list[dict[str, Any]]:
+        """The body of `GET /models`."""
+        current = self._registry.current()
+        return [_listed(asdict(row), current) for row in self._registry.versions()]
+
+    def model(self, version: int) -> dict[str, Any]:
+        """The body of `GET /models/{version}`: its row, and `model.json` as long as its files are there."""
+        row = _listed(asdict(self._registry.get(version)), self._registry.current())
+        try:
+            self._registry.model_bytes(version)
+            return {**row, "manifest": self._registry.manifest(version), "files": "verified"}
+        except UnknownModelError:
+            return {**row, "manifest": None, "files": "removed"}
+        except TamperedModelError as error:
+            self._told.emit("model_refused", str(error), version=version)
+            return {**row, "manifest": None, "files": str(error)}
+
+    def promote(self, version: int) -> dict[str, Any]:
+        """Put a version into service and pin it."""
+        return asdict(self._registry.promote(version, "promoted by hand", pinned=True))
+
+    def unpin(self) -> dict[str, Any]:
+        """Put the newest version that can be used into service, and let newer ones replace it.
+
+        Raises:
+            NoModelError: there is none.
+        """
+        for row in reversed(self._registry.versions()):
+            try:
+                return asdict(self._registry.promote(row.version, "unpinned by hand", pinned=False))
+            except UnknownModelError:
+                break  # files of older ones were removed before
+            except TamperedModelError as error:
+                self._told.emit("model_refused", str(error), version=row.version)
+        raise NoModelError("there is no model version to put into service; wait for the first, or POST /train")
+
+    def train(self) -> dict[str, Any]:
+        """Ask the learner for a training."""
+        row = pa.RecordBatch.from_pylist([{"at": datetime.now(UTC), "reason": "POST /train"}], schema=handover.REQUESTS)
+        return {"accepted": True, "request": self._requests.append(row).first}
+
+
+def _listed(row: dict[str, Any], current: Current | None) -> dict[str, Any]:
+    in_service = current is not None and current.version == row["version"]
+    return {**row, "in_service": in_service, "pinned": in_service and current is not None and current.pinned}
+
+
+def routes_of(desk: Desk) -> APIRouter:
+    """The routes that are particular to the trainer, except `/predict`."""
+    routes = APIRouter(tags=["model"])
+
+    @routes.get("/models", summary="The model versions, oldest first", responses=_ok({"type": "array", "items": _OBJECT}))
+    def models() -> Response:
+        return _json(desk.models())
+
+    @routes.get("/models/{version}", summary="All that is known of a version", responses=_ok(_OBJECT))
+    def model(version: Version) -> Response:
+        return _json(desk.model(version))
+
+    @routes.post("/models/{version}/promote", summary="Put a version into service and keep it there", responses=_ok(_OBJECT))
+    def promote(version: Version) -> Response:
+        try:
+            return _json(desk.promote(version))
+        except TamperedModelError as error:
+            return problem(HTTPStatus.CONFLICT, str(error))
+
+    @routes.post("/models/unpin", summary="Let newer versions into service again", responses=_ok(_OBJECT))
+    def unpin() -> Response:
+        return _json(desk.unpin())
+
+    @routes.post("/train", status_code=202, summary="Train now", responses=_ok(_OBJECT, 202))
+    def train() -> Response:
+        return _json(desk.train(), HTTPStatus.ACCEPTED)
+
+    @routes.get("/evaluation", summary="Rolling errors, in all and by model version", responses=_ok(_OBJECT))
+    def evaluate() -> Response:
+        return _json(desk.evaluation())
+
+    return routes
+
+
+def _ok(schema: dict[str, Any], status: int = 200) -> dict[int | str, dict[str, Any]]:
+    return {status: {"description": "Done.", "content": {JSON: {"schema": schema}}}}
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type=JSON)
+
+
+def _document(app: FastAPI, path: dict[str, Any]) -> None:
+    """Put the plain ASGI route into the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        path["post"]["responses"].update({str(status): answer for status, answer in RESPONSES.items()})
+        document["paths"] = {predict.PATH: path, **document["paths"]}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

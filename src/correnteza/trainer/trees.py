@@ -1,0 +1,198 @@
+"""Tree ensembles of scikit-learn as flat arrays, as ONNX's operator TreeEnsemble (ai.onnx.ml 5) takes them.
+
+Invariants:
+- For every row, the flat ensemble reaches the same leaves as the fitted estimator, missing values
+  included; predictions differ by the rounding of one sum at most.
+- No Python code runs per node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from correnteza.errors import TrainingFailedError
+from correnteza.features import Floats, Ints
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The nodes of one tree, or of several behind one another, as arrays with an entry per node.
+
+    Args:
+        left: where a row goes whose value is at most the threshold; an index into these arrays.
+        right: where other rows go.
+        leaf: whether the node is a leaf; then only `value` counts.
+        feature: column that is compared.
+        threshold: what it is compared with.
+        missing_left: whether a missing value goes left.
+        value: what a leaf adds to the prediction.
+    """
+
+    left: Ints
+    right: Ints
+    leaf: Flags
+    feature: Ints
+    threshold: Floats
+    missing_left: Flags
+    value: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Trees whose leaves add up to a prediction.
+
+    Args:
+        nodes: of all trees.
+        roots: index of each tree's first node, shape [trees].
+        base: added to the sum of the leaves.
+        float32: whether the estimator rounds its features to float32 before it compares them.
+        exponential: whether the prediction is the exponential of the sum.
+    """
+
+    nodes: Nodes
+    roots: Ints
+    base: float = 0.0
+    float32: bool = True
+    exponential: bool = False
+
+
+def flatten(fitted: Any) -> Ensemble | None:
+    """The trees of a fitted estimator; None when it is not one of the kinds that are known here.
+
+    Known are single trees, random forests, extra trees, bagged trees and gradient boosting, histogram-based too.
+
+    Raises:
+        TrainingFailedError: it splits on sets of categories.
+    """
+    from sklearn import ensemble, tree
+
+    if isinstance(fitted, tree.DecisionTreeRegressor):
+        return _joined([_of_tree(fitted.tree_, 1.0)])
+    if isinstance(fitted, (ensemble.RandomForestRegressor, ensemble.ExtraTreesRegressor)):
+        share = 1.0 / len(fitted.estimators_)
+        return _joined([_of_tree(member.tree_, share) for member in fitted.estimators_])
+    if isinstance(fitted, ensemble.BaggingRegressor):
+        return _of_bagging(fitted)
+    if isinstance(fitted, ensemble.GradientBoostingRegressor):
+        return _of_boosting(fitted)
+    if isinstance(fitted, ensemble.HistGradientBoostingRegressor):
+        return _of_histograms(fitted)
+    return None
+
+
+def _of_bagging(fitted: Any) -> Ensemble | None:
+    from sklearn.tree import DecisionTreeRegressor
+
+    if not all(isinstance(member, DecisionTreeRegressor) for member in fitted.estimators_):
+        return None
+    share = 1.0 / len(fitted.estimators_)
+    trees = []
+    for member, columns in zip(fitted.estimators_, fitted.estimators_features_, strict=True):
+        nodes = _of_tree(member.tree_, share)
+        trees.append(replace(nodes, feature=np.asarray(columns)[np.where(nodes.leaf, 0, nodes.feature)]))
+    return _joined(trees)
+
+
+def _of_boosting(fitted: Any) -> Ensemble | None:
+    start = getattr(fitted.init_, "constant_", None)
+    if start is None and fitted.init_ != "zero":
+        return None
+    trees = [_of_tree(member.tree_, fitted.learning_rate) for member in fitted.estimators_[:, 0]]
+    return _joined(trees, base=0.0 if start is None else float(np.ravel(start)[0]))
+
+
+def _of_histograms(fitted: Any) -> Ensemble:
+    tables = [stage[0].nodes for stage in fitted._predictors]
+    if any(table["is_categorical"].any() for table in tables):
+        raise TrainingFailedError(
+            "a HistGradientBoostingRegressor with categorical_features cannot be served with ONNX; "
+            "take categorical_features out of trainer.params"
+        )
+    base = float(np.ravel(fitted._baseline_prediction)[0])
+    return _joined(
+        [_of_table(table) for table in tables], base=base, float32=False, exponential=fitted.loss in ("poisson", "gamma")
+    )
+
+
+def _of_tree(tree: Any, weight: float) -> Nodes:
+    return Nodes(
+        left=tree.children_left,
+        right=tree.children_right,
+        leaf=tree.children_left < 0,
+        feature=tree.feature,
+        threshold=tree.threshold,
+        missing_left=tree.missing_go_to_left.astype(bool),
+        value=tree.value[:, 0, 0] * weight,
+    )
+
+
+def _of_table(table: Any) -> Nodes:
+    return Nodes(
+        left=table["left"].astype(np.int64),
+        right=table["right"].astype(np.int64),
+        leaf=table["is_leaf"].astype(bool),
+        feature=table["feature_idx"].astype(np.int64),
+        threshold=table["num_threshold"],
+        missing_left=table["missing_go_to_left"].astype(bool),
+        value=table["value"],
+    )
+
+
+def _joined(trees: Sequence[Nodes], base: float = 0.0, float32: bool = True, exponential: bool = False) -> Ensemble:
+    trees = [_with_split(tree) for tree in trees]
+    sizes = np.array([len(tree.leaf) for tree in trees])
+    roots = np.cumsum(sizes) - sizes
+    shift = np.repeat(roots, sizes)
+    columns = {name: np.concatenate([getattr(tree, name) for tree in trees]) for name in Nodes.__slots__}
+    columns["left"] = columns["left"] + shift
+    columns["right"] = columns["right"] + shift
+    return Ensemble(Nodes(**columns), roots, base, float32, exponential)
+
+
+def _with_split(tree: Nodes) -> Nodes:
+    """The tree itself, or for a single leaf a split whose both sides are that leaf: the operator's roots are splits."""
+    if not tree.leaf[0]:
+        return tree
+    return Nodes(
+        left=np.array([1, -1]),
+        right=np.array([1, -1]),
+        leaf=np.array([False, True]),
+        feature=np.zeros(2, np.int64),
+        threshold=np.zeros(2),
+        missing_left=np.ones(2, bool),
+        value=np.repeat(tree.value[:1], 2),
+    )
+
+
+def attributes(ensemble: Ensemble) -> tuple[dict[str, Ints], dict[str, npt.NDArray[Any]]]:
+    """The attributes of the operator: those that are lists of integers, and those that are tensors.
+
+    Splits and leaves are numbered separately, each in the order of the nodes.
+    """
+    nodes = ensemble.nodes
+    split = ~nodes.leaf
+    number = np.where(nodes.leaf, np.cumsum(nodes.leaf), np.cumsum(split)) - 1
+    left, right = nodes.left[split], nodes.right[split]
+    integers = {
+        "tree_roots": number[ensemble.roots],
+        "nodes_featureids": nodes.feature[split],
+        "nodes_truenodeids": number[left],
+        "nodes_falsenodeids": number[right],
+        "nodes_trueleafs": nodes.leaf[left],
+        "nodes_falseleafs": nodes.leaf[right],
+        "nodes_missing_value_tracks_true": nodes.missing_left[split],
+        "leaf_targetids": np.zeros(int(nodes.leaf.sum()), np.int64),
+    }
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "nodes_modes": np.zeros(int(split.sum()), np.uint8),  # 0 is BRANCH_LEQ
+        "nodes_splits": nodes.threshold[split],
+        "leaf_weights": nodes.value[nodes.leaf],
+    }
+    return {name: values.astype(np.int64) for name, values in integers.items()}, tensors

@@ -1,0 +1,204 @@
+"""What the learner reads from the normalizer: rows, and what their numbers and codes mean.
+
+Invariant: a batch is handed on only when every scaler version and category code in it is known. The
+normalizer commits those together with the rows, so they are there as soon as the rows are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from correnteza.errors import LogUnavailableError
+from correnteza.features import Codes, Floats, Ints, Scalers
+from correnteza.log.base import Slice
+from correnteza.records import OFFSET, Schema
+from correnteza.stage import Source
+from correnteza.trainer.window import Window
+
+READ_ROWS = 10_000
+WIDEN = 4
+"""By how much further back a reading goes each time that it has not found enough labelled rows."""
+
+
+class Values:
+    """The values of one category field in the order of their codes, from code 1."""
+
+    def __init__(self) -> None:
+        self._values: list[str] = []
+        self._raw_offsets: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, value: str, raw_offset: int) -> None:
+        """Take the value of the next code, first seen at a raw row."""
+        self._values.append(value)
+        self._raw_offsets.append(raw_offset)
+
+    def until(self, raw_offset: int) -> list[str]:
+        """The values that had a code after that raw row."""
+        return self._values[: bisect_right(self._raw_offsets, raw_offset)]
+
+    def decode(self, codes: Floats) -> npt.NDArray[np.object_]:
+        """The texts of codes, "" for missing ones; `other` becomes a text that is no value of this field."""
+        other = "other"
+        while other in self._values:
+            other += "?"
+        table = np.array(["", other, *self._values], object)
+        return table[np.where(np.isnan(codes), 0, codes + 1).astype(np.int64)]
+
+
+class Upstream:
+    """The log `normalized` as a source for the learner's runner, and the logs that explain it.
+
+    Args:
+        rows: the log `normalized`.
+        scalers: the log `scalers`.
+        categories: the log `categories`.
+        schema: of the records.
+
+    Attributes:
+        scalers: the versions known so far.
+        values: per category field the values known so far.
+    """
+
+    def __init__(self, rows: Source, scalers: Source, categories: Source, schema: Schema) -> None:
+        self.scalers = Scalers(schema.numeric)
+        self.values: Mapping[str, Values] = {name: Values() for name in schema.categories}
+        self._rows = rows
+        self._scaler_rows = _Tail(scalers)
+        self._category_rows = _Tail(categories)
+        self._schema = schema
+
+    def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
+        """As `Log.read`, of the log `normalized`.
+
+        Raises:
+            LogUnavailableError: also when a row names a scaler version or code that is not known yet.
+        """
+        part = self._rows.read(after, limit, wait_s, back)
+        if part.batch.num_rows:
+            self._explain(part.batch)
+        return part
+
+    def codes(self, raw_offset: int) -> Codes:
+        """The codes that were known at a raw row: the same whenever it is asked."""
+        return {name: values.until(raw_offset) for name, values in self.values.items()}
+
+    def raw(self, rows: pa.RecordBatch) -> tuple[Floats, npt.NDArray[np.object_]]:
+        """Normalized rows in their own units again, as a served model takes them.
+
+        Returns:
+            Numbers, NaN for missing, shape [rows, numeric fields]; texts, "" for missing, shape [rows, category fields].
+        """
+        numbers = columns(rows, self._schema.numeric)
+        versions = rows["scaler_version"].to_numpy()
+        for version in np.unique(versions) if self._schema.numeric else ():
+            of_version = versions == version
+            numbers[of_version] = self.scalers.versions[int(version)].restore(numbers[of_version])
+        texts = np.empty((rows.num_rows, len(self._schema.categories)), object)
+        for place, name in enumerate(self._schema.categories):
+            texts[:, place] = self.values[name].decode(columns(rows, (name,))[:, 0])
+        return numbers, texts
+
+    def window(self, capacity: int, after: str, offset: int, labelled: int) -> Window:
+        """The window as it was after a row, read back from the log.
+
+        Args:
+            capacity: rows that it holds.
+            after: cursor behind that row.
+            offset: offset of that row.
+            labelled: labelled rows up to it, since the stream began.
+        """
+        back = capacity
+        while True:
+            window = Window(capacity, self._schema.features)
+            first = None
+            for batch in self._back(after, offset, back):
+                first = batch[OFFSET][0].as_py() if first is None else first
+                self.learn(window, batch)
+            log_begins = first is None or first > offset + 1 - back or first <= 1
+            if len(window) >= min(capacity, labelled) or log_begins:
+                return window
+            back *= WIDEN
+
+    def learn(self, window: Window, rows: pa.RecordBatch) -> None:
+        """Add the labelled ones of some normalized rows to a window."""
+        rows = rows.filter(pc.is_valid(rows[self._schema.target]))
+        if rows.num_rows:
+            window.add(
+                columns(rows, self._schema.features),
+                _ints(rows, "scaler_version"),
+                columns(rows, (self._schema.target,))[:, 0],
+                _ints(rows, OFFSET),
+                _ints(rows, "raw_offset"),
+            )
+
+    def _back(self, after: str, offset: int, back: int) -> Iterator[pa.RecordBatch]:
+        """The last `back` rows up to `offset`."""
+        part = self.read(after, min(back, READ_ROWS), back=back)
+        while part.batch.num_rows:
+            yield part.batch.filter(pc.less_equal(part.batch[OFFSET], offset))
+            if part.batch[OFFSET][-1].as_py() >= offset:
+                return
+            part = self.read(part.next, READ_ROWS)
+
+    def _explain(self, batch: pa.RecordBatch) -> None:
+        if self._unknown(batch):
+            for rows in self._scaler_rows.news():
+                self.scalers.add(rows)
+            for rows in self._category_rows.news():
+                found = [rows[name].to_pylist() for name in ("field", "value", "raw_offset")]
+                for field, value, raw_offset in zip(*found, strict=True):
+                    self.values[field].add(value, raw_offset)
+            unknown = self._unknown(batch)
+            if unknown:
+                raise LogUnavailableError(f"{unknown} of the normalized rows is not in the normalizer's logs yet")
+
+    def _unknown(self, batch: pa.RecordBatch) -> str:
+        """A scaler version or code in the batch that is not known; empty when there is none."""
+        if self._schema.numeric:
+            for version in pc.unique(batch["scaler_version"]).to_pylist():
+                if version not in self.scalers.versions:
+                    return f"scaler version {version}"
+        for name, values in self.values.items():
+            highest = pc.max(batch[name]).as_py()
+            if highest is not None and highest > len(values):
+                return f"code {highest:g} of {name}"
+        return ""
+
+
+class _Tail:
+    """A log that is read on and on to its end."""
+
+    def __init__(self, log: Source) -> None:
+        self._log = log
+        self._after: str | None = None
+
+    def news(self) -> Iterator[pa.RecordBatch]:
+        """The rows that came since the last call."""
+        while True:
+            part = self._log.read(self._after, READ_ROWS)
+            self._after = part.next
+            if not part.batch.num_rows:
+                return
+            yield part.batch
+
+
+def columns(rows: pa.RecordBatch, names: tuple[str, ...]) -> Floats:
+    """Some columns as a new matrix, NaN for missing, shape [rows, columns]."""
+    matrix = np.empty((rows.num_rows, len(names)))
+    for place, name in enumerate(names):
+        matrix[:, place] = rows[name].to_numpy(zero_copy_only=False)
+    return matrix
+
+
+def _ints(rows: pa.RecordBatch, name: str) -> Ints:
+    values: Ints = rows[name].to_numpy()
+    return values

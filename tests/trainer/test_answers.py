@@ -1,0 +1,118 @@
+"""Laws of the log `predictions`: every answer is stored, and what cannot be is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from correnteza import events
+from correnteza.codec import NDJSON
+from correnteza.errors import LogError, LogUnavailableError
+from correnteza.log.base import Appended
+from correnteza.testing import read_all
+from correnteza.trainer.answers import PREDICTIONS
+from correnteza.trainer.questions import text_of
+
+from .asking import Asking
+
+
+@pytest.fixture
+def world() -> Asking:
+    world = Asking()
+    world.serve(3, 10.0)
+    return world
+
+
+def test_every_answer_is_stored_with_what_was_asked(world: Asking) -> None:
+    world.answers.start()
+    answers = [world.ask(b'{"rooms": 2, "kind": "flat", "at": "2026-01-31T12:00:00Z", "note": null}')[2]]
+    answers += world.ask(b'[{"rooms": 1}, {"id": "b"}]')[2]
+    answers += world.ask(b'{"rooms": 9}\n', NDJSON)[2]
+    world.answers.stop()
+    rows = read_all(world.store.log("predictions", PREDICTIONS))
+    assert [row["prediction_id"] for row in rows] == [a["id"] for a in answers]
+    for row, answer in zip(rows, answers, strict=True):
+        assert [row[k] for k in ("prediction", "lower", "upper", "model_version")] == [
+            answer[k] for k in ("prediction", "lower", "upper", "model_version")
+        ]
+    records = [json.loads(row["record"]) for row in rows]
+    assert records == [
+        {"rooms": 2, "kind": "flat", "at": "2026-01-31T12:00:00Z"}, {"rooms": 1}, {"id": "b"}, {"rooms": 9},
+    ]  # fmt: skip
+
+
+class Unwilling:
+    """A log that refuses so often with an error, then takes rows."""
+
+    name = "predictions"
+    schema = PREDICTIONS
+
+    def __init__(self, error: LogError, times: int) -> None:
+        self.error, self.times, self.taken = error, times, 0
+        self.refused = threading.Event()
+
+    def append(self, batch: pa.RecordBatch) -> Appended:
+        if self.times:
+            self.times -= 1
+            self.refused.set()
+            raise self.error
+        self.taken += batch.num_rows
+        return Appended(1, batch.num_rows)
+
+
+def answering(log: Any, queue_rows: int = 100) -> Asking:
+    world = Asking()
+    world.serve(1)
+    world.answers._log, world.answers._queue_rows = log, queue_rows
+    return world
+
+
+def events_of(world: Asking) -> list[tuple[str, int]]:
+    told = read_all(world.store.log("events", events.SCHEMA))
+    return [(row["kind"], json.loads(row["detail"])["rows"]) for row in told]
+
+
+def test_a_log_that_cannot_answer_loses_no_row() -> None:
+    log = Unwilling(LogUnavailableError("busy"), 1)
+    world = answering(log)
+    world.answers.start()
+    world.ask(b"[{}, {}, {}]")
+    assert log.refused.wait(10)
+    world.answers.stop()
+    assert log.taken == 3
+    assert events_of(world) == []
+
+
+def test_rows_beyond_the_queue_are_answered_and_counted_as_not_stored() -> None:
+    log = Unwilling(LogUnavailableError("busy"), 0)
+    world = answering(log, queue_rows=4)
+    assert [world.ask(b"[{}, {}, {}]")[0] for _ in range(3)] == [200] * 3
+    world.answers.start()
+    world.answers.stop()
+    assert log.taken == 3
+    assert events_of(world) == [("predictions_not_stored", 6)]
+    assert world.answers.dropped_rows == 6
+
+
+def test_rows_that_a_log_refuses_for_good_are_told() -> None:
+    world = answering(Unwilling(LogError("no such table"), 1))
+    world.ask(b"[{}, {}]")
+    world.answers.start()
+    world.answers.stop()
+    assert events_of(world) == [("predictions_not_stored", 2)]
+
+
+def test_rows_left_when_the_service_ends_are_told() -> None:
+    world = answering(Unwilling(LogUnavailableError("busy"), 100))
+    world.ask(b"{}")
+    world.answers.start()
+    world.answers.stop()
+    assert events_of(world) == [("predictions_not_stored", 1)]
+
+
+def test_text_of_a_record_has_no_missing_values() -> None:
+    assert text_of({"a": 1, "b": None}) == '{"a":1}'
