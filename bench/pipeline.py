@@ -90,7 +90,7 @@ def run(records: int) -> dict[str, Any]:
             "growth_ratio": seconds_per_record(marks, records - records // 10, records) / seconds_per_record(marks, 0, early),
             "memory_early": memory[len(memory) // 5],
             "memory_late": memory[-1],
-            "versions": len(system.get("trainer", "/models")["models"]),
+            "versions": len(system.get("trainer", "/models")),
         }
 
 

@@ -80,7 +80,7 @@ def slow_down(system: System) -> None:
 
 def newest(system: System) -> int:
     """Number of the newest model version."""
-    return max(int(model["version"]) for model in system.get("trainer", "/models")["models"])
+    return max(int(model["version"]) for model in system.get("trainer", "/models"))
 
 
 def load(port: int, seconds: float, connections: int = CONNECTIONS) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Order of strength: command line, environment (`CORRENTEZA_TRAINER__WINDOW_ROWS=5
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -237,16 +238,21 @@ class Services(Section):
 
 
 class Retention(Section):
-    """How long rows are kept, in every log."""
+    """How long rows are kept, in every log; `inf` is without a bound."""
 
-    rows: int | None = Field(1_000_000, ge=1, description="Rows kept per log; unset: all.")
-    age_s: float | None = Field(None, gt=0, description="Seconds a row is kept; unset: for ever.")
+    rows: int | None = Field(1_000_000, ge=1, description="Rows kept per log; inf: all.")
+    age_s: float | None = Field(None, gt=0, description="Seconds a row is kept; unset or inf: for ever.")
     hard_rows: int | None = Field(
         10_000_000,
         ge=1,
-        description="Rows that are kept at most, even when a reader has not read them; unset: readers are always waited for.",
+        description="Rows that are kept at most, even when a reader has not read them; inf: readers are always waited for.",
     )
     every_s: float = Field(10.0, gt=0, description="Seconds between two clean-ups.")
+
+    @field_validator("rows", "age_s", "hard_rows", mode="before")
+    @classmethod
+    def _unbounded(cls, value: Any) -> Any:
+        return None if value in (math.inf, "inf") else value
 
 
 class Settings(BaseSettings):

@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the log `events`; `detail` is a JSON object."""
+TROUBLE = ("_failed", "_died", "_refused", "_not_stored", "_not_followed", "_removed", "_short", "_began", "gap")
+"""Endings of the kinds that are printed as warnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class Events:
         """Count and print an event that is stored by somebody else, as the runner does in its commit."""
         with self._lock:
             self.counts[event.kind] += 1
-        self._out.info(event.kind, service=self.service, reason=event.reason, **event.detail)
+        tell = self._out.warning if event.kind.endswith(TROUBLE) else self._out.info
+        tell(event.kind, service=self.service, reason=event.reason, **event.detail)
 
     def announce_start(self, url: str) -> None:
         """Print that the service listens; of no interest afterwards, so it is not stored."""

@@ -94,7 +94,7 @@ def only_one(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             pid = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             raise ServiceError(
-                f"data folder {folder} is in use: `correnteza run` runs on it with pid {pid}; stop that, or use another --data-dir"
+                f"data folder {folder} is in use by `correnteza run` with pid {pid}; stop that, or name another with --data-dir"
             ) from None
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())

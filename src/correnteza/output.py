@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -16,7 +16,7 @@ import structlog
 class _Lossy:
     """Writes lines; drops those for which there is no reader any more, as when a supervisor was killed."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._print = structlog.PrintLogger(stream)
 
     def msg(self, message: str) -> None:
@@ -26,7 +26,7 @@ class _Lossy:
     log = debug = info = warning = error = critical = exception = fatal = msg
 
 
-def set_up(log_format: str, stream: IO[str] | None = None) -> None:
+def set_up(log_format: str, stream: TextIO | None = None) -> None:
     """Send structlog's and the standard library's log output to a stream, in one form.
 
     Args:
@@ -37,7 +37,7 @@ def set_up(log_format: str, stream: IO[str] | None = None) -> None:
     on_terminal = target.isatty()
     plain = log_format == "console" or (log_format == "auto" and on_terminal)
     renderer: Any = structlog.dev.ConsoleRenderer(colors=on_terminal) if plain else structlog.processors.JSONRenderer()
-    common = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    common: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
     structlog.configure(
         processors=[*common, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -16,11 +16,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from correnteza.errors import ServiceError
 from correnteza.table import Row, changes, render, summary
@@ -43,7 +43,7 @@ class Report(Protocol):
         Args:
             kind: what, in a fixed word: `service_died`.
             level: `info`, `warning` or `error`.
-            detail: values that belong to it.
+            detail: values that belong to it; `service` and `reason` with every warning and error.
         """
 
     def line(self, service: str, line: str) -> None:
@@ -111,7 +111,7 @@ class LineReport:
         stream: where they are printed; the services' own lines pass through as they are.
     """
 
-    def __init__(self, files: Files, stream: IO[str] | None = None) -> None:
+    def __init__(self, files: Files, stream: TextIO | None = None) -> None:
         import structlog
 
         self._files = files
@@ -164,14 +164,14 @@ class LiveReport:
         self._rows: Sequence[Row] = ()
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._lock = threading.Lock()
-        self._stack = ExitStack()
-        self._live = self._stack.enter_context(Live(auto_refresh=False, redirect_stdout=False, redirect_stderr=False))
+        self._live = Live(auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live.start()
 
     def event(self, kind: str, level: str = "info", **detail: Any) -> None:
         """See `Report`."""
         self._files.write("supervisor", _written(kind, level, detail))
         if level in SERIOUS:
-            self._note(" ".join([kind.replace("_", " "), *(f"{key}={value}" for key, value in detail.items())]))
+            self._note(f"{detail['service']} {kind.removeprefix('service_')}: {detail['reason']}")
         elif kind == "stopping":
             self._title = f"{self._title} - stopping"
             self.look(self._rows)
@@ -185,13 +185,15 @@ class LiveReport:
 
     def look(self, rows: Sequence[Row]) -> None:
         """See `Report`."""
-        with self._lock:
+        with self._lock, suppress(OSError):  # the terminal may have gone
             self._rows = rows
-            self._live.update(render(rows, list(self._notes), self._title), refresh=True)
+            if self._live.is_started:
+                self._live.update(render(rows, list(self._notes), self._title), refresh=True)
 
     def close(self) -> None:
         """See `Report`."""
-        self._stack.close()
+        with self._lock, suppress(OSError):
+            self._live.stop()
         self._files.close()
 
     def _note(self, text: str) -> None:
@@ -226,9 +228,7 @@ def _written(kind: str, level: str, detail: dict[str, Any]) -> str:
     return json.dumps({**detail, "event": kind, "level": level, "timestamp": at}, default=str)
 
 
-def _print(line: str, stream: IO[str]) -> None:
-    try:
+def _print(line: str, stream: TextIO) -> None:
+    with suppress(OSError, ValueError):
         stream.write(line + "\n")
         stream.flush()
-    except (OSError, ValueError):
-        return

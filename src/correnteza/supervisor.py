@@ -21,12 +21,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from correnteza.children import Child, Death
 from correnteza.config import Settings
 from correnteza.guards import check_ports, only_one
 from correnteza.report import Files, LineReport, LiveReport, Report
 from correnteza.table import Row, ask, row
+
+if TYPE_CHECKING:
+    from correnteza.client import Client
 
 SERVICES = ("generator", "normalizer", "trainer", "consumer")
 """In the order of starting, which is the way of the data."""
@@ -104,6 +108,7 @@ class Supervisor:
         self._asked = ""
         self._interrupts = 0
         self._stopped = threading.Event()
+        self._answered: set[str] = set()
 
     def run(self) -> int:
         """Start, tend, stop; see `run` of this module."""
@@ -123,7 +128,7 @@ class Supervisor:
             finally:
                 self._kill_all()
                 self._stopped.set()
-                watcher.join(len(self._children) * ANSWER_S)
+                watcher.join(ANSWER_S)
         return INTERRUPTED if self._interrupts > 1 else 0
 
     @contextmanager
@@ -147,6 +152,7 @@ class Supervisor:
         if was == "restarting" and child.state == "running":
             self._report.event("service_restarted", service=child.name, pid=child.pid)
         if death is not None:
+            self._answered.discard(child.name)
             self._tell(child, death)
 
     def _tell(self, child: Child, death: Death) -> None:
@@ -154,8 +160,8 @@ class Supervisor:
             "service_died",
             "error",
             service=child.name,
+            reason=f"{death.how} after {death.uptime_s:.1f} s; restart {death.deaths} in {death.pause_s:g} s",
             how=death.how,
-            after_s=round(death.uptime_s, 1),
             deaths=death.deaths,
             restart_in_s=death.pause_s,
         )
@@ -195,9 +201,16 @@ class Supervisor:
                 if not self._asked:
                     self._report.look(self._look(client, urls))
 
-    def _look(self, client: object, urls: Mapping[str, str]) -> list[Row]:
-        answers = ask(client, urls)  # type: ignore[arg-type]
-        return [row(child.name, urls[child.name], answers[child.name], child.deaths, child.state) for child in self._children]
+    def _look(self, client: Client, urls: Mapping[str, str]) -> list[Row]:
+        answers = ask(client, urls)
+        self._answered.update(name for name, answer in answers.items() if answer is not None)
+        return [row(c.name, urls[c.name], answers[c.name], c.deaths, self._state(c)) for c in self._children]
+
+    def _state(self, child: Child) -> str:
+        """What to call a service that does not answer."""
+        if child.state != "running":
+            return child.state
+        return "silent" if child.name in self._answered else "starting"
 
 
 @contextmanager
@@ -208,19 +221,28 @@ def foreground() -> Iterator[None]:
     end with an error although everything stopped in good order. Without a terminal on standard
     input, or where this process already leads its group, nothing is changed.
     """
-    with suppress(OSError):
-        owner = os.tcgetpgrp(0)
-        if os.getpgrp() != os.getpid() and owner == os.getpgrp():
-            ignored = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTTOU, signal.SIGTSTP)]
-            os.setpgid(0, 0)
-            os.tcsetpgrp(0, os.getpid())
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    os.tcsetpgrp(0, owner)
-                    os.setpgid(0, owner)
-                for number, handler in zip((signal.SIGTTOU, signal.SIGTSTP), ignored, strict=True):
-                    signal.signal(number, handler)
-            return
-    yield
+    owner = _foreground_group()
+    if owner is None or owner != os.getpgrp() or owner == os.getpid():
+        yield
+        return
+    # A process outside the foreground group may set that group only while it ignores SIGTTOU. Ctrl-Z
+    # would stop this process and leave the shell waiting for make, which goes on.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTTOU, signal.SIGTSTP)}
+    try:
+        os.setpgid(0, 0)
+        os.tcsetpgrp(0, os.getpid())
+        yield
+    finally:
+        with suppress(OSError):
+            os.tcsetpgrp(0, owner)
+            os.setpgid(0, owner)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _foreground_group() -> int | None:
+    """The process group that gets the Ctrl-C of the terminal on standard input; None without one."""
+    try:
+        return os.tcgetpgrp(0)
+    except OSError:
+        return None

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from correnteza.errors import CorrentezaError
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     from correnteza.client import Client
 
 DASH = "-"
+MODEL_COLUMNS: Mapping[str, Literal["left", "right"]] = {
+    "version": "right",
+    "in service": "left",
+    "rows": "right",
+    "train s": "right",
+    "MAE": "right",
+    "created": "left",
+    "reason": "left",
+}
 WARNING_COLOUR = "yellow"
-STATE_COLOURS = {"ready": "green", "running": "green", "starting": "cyan", "stopped": "dim", "down": "red", "restarting": "red"}
+STATE_COLOURS = {"ready": "green", "running": "green", "starting": "cyan", "stopped": "dim"} | dict.fromkeys(
+    ("down", "silent", "restarting", "failed"), "red"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +76,19 @@ def row(service: str, url: str, status: Mapping[str, Any] | None, restarts: int 
         url: its address.
         status: what it answered; None when it did not.
         restarts: how often it was started again.
-        state: what the supervisor knows of one that does not answer.
+        state: what to call one that does not answer; `down` by default.
 
     >>> row("consumer", "http://x", {"ready": True, "rolling_mae": 3.5, "logs": {"records": {"next_offset": 8}}}).rows
     7
     """
     if status is None:
-        return Row(service, url, "starting" if state == "running" else state or "down", restarts=restarts)
+        return Row(service, url, state or "down", restarts=restarts)
     rolling = _part(status, "rolling")
     next_offset = _number(_part(_part(status, "logs"), "records").get("next_offset"))
     return Row(
         service,
         url,
-        state="ready" if status.get("ready") is True else str(status.get("state") or "running"),
+        state=_state(status),
         reason=str(status.get("reason") or ""),
         rows=None if next_offset is None else max(0, int(next_offset) - 1),
         rows_per_s=_number(status.get("rows_per_s")),
@@ -99,48 +112,47 @@ def ask(client: Client, services: Iterable[str]) -> dict[str, dict[str, Any] | N
     return answers
 
 
-def render(rows: Sequence[Row], notes: Sequence[str] = (), title: str = "") -> Table:
-    """The live table; notes stand under it.
+def render(rows: Sequence[Row], notes: Sequence[str] = (), title: str = "") -> Group:
+    """The live table; it fits a terminal of 80 columns.
 
     Args:
         rows: one per service, in their order.
-        notes: warnings and crashes, oldest first.
+        notes: warnings and crashes, oldest first; they stand at the end.
         title: what stands above.
     """
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.console import Group
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", caption_justify="left")
-    table.add_column("service")
-    table.add_column("state")
-    for heading in ("rows", "rows/s", "lag rows", "lag s", "model", "MAE", "restarts"):
-        table.add_column(heading, justify="right")
-    table.add_column("address", overflow="fold")
-    for entry in rows:
-        table.add_row(*_cells(entry))
+    parts: list[Any] = [Text(title, style="bold"), Text()] if title else []
+    column = max((len(f"{entry.url}/docs") for entry in rows), default=0)
+    parts += [_figures(rows), Text(), *(_address(entry, column) for entry in rows)]
     if notes:
-        table.caption = "\n".join(f"[{WARNING_COLOUR}]{escape(note)}[/]" for note in notes)
+        parts += [Text(), *(Text(note, style=WARNING_COLOUR, no_wrap=True, overflow="ellipsis") for note in notes)]
+    return Group(*parts)
+
+
+def _figures(rows: Sequence[Row]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("service", no_wrap=True)
+    table.add_column("state", no_wrap=True, max_width=10)
+    for heading in ("rows", "rows/s", "lag rows", "lag s", "model", "MAE", "restarts"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in rows:
+        values = (entry.rows, entry.rows_per_s, entry.lag_rows, entry.lag_s, entry.model_version, entry.mae, entry.restarts)
+        colour = STATE_COLOURS.get(entry.state, WARNING_COLOUR)
+        table.add_row(entry.service, Text(entry.state, style=colour), *(figure(value) for value in values))
     return table
 
 
-def _cells(entry: Row) -> list[str]:
-    from rich.markup import escape
+def _address(entry: Row, column: int) -> Text:
+    """Where to look closer, and why the service is not ready."""
+    from rich.text import Text
 
-    colour = STATE_COLOURS.get(entry.state, WARNING_COLOUR)
-    state = f"[{colour}]{escape(entry.state)}[/]" + (f" [dim]{escape(_short(entry.reason))}[/]" if entry.reason else "")
-    return [
-        entry.service,
-        state,
-        figure(entry.rows),
-        figure(entry.rows_per_s),
-        figure(entry.lag_rows),
-        figure(entry.lag_s),
-        figure(entry.model_version),
-        figure(entry.mae),
-        f"[red]{entry.restarts}[/]" if entry.restarts else "0",
-        f"{entry.url}/docs",
-    ]
+    line = Text(f"{entry.service:<10} {entry.url + '/docs':<{column}} ", no_wrap=True, overflow="ellipsis")
+    return line.append(entry.reason.replace("\n", " "), style="dim")
 
 
 def figure(value: float | None) -> str:
@@ -154,6 +166,22 @@ def figure(value: float | None) -> str:
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+
+
+def models(versions: Sequence[Mapping[str, Any]]) -> Table:
+    """The model versions, as the trainer's `GET /models` lists them; MAE is that at the promotion."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading, justify in MODEL_COLUMNS.items():
+        table.add_column(heading, justify=justify)
+    for entry in versions:
+        service = "pinned" if entry.get("pinned") else "yes" if entry.get("in_service") else ""
+        numbers = (_number(entry.get("rows")), _number(entry.get("train_s")), _number(_part(entry, "evaluation").get("mae")))
+        texts = (str(entry.get("created_at") or "")[:19], str(entry.get("reason") or ""))
+        table.add_row(str(entry.get("version")), service, *(figure(n) for n in numbers), *(Text(text) for text in texts))
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +224,12 @@ def _sentence(entry: Row) -> str:
     return ", ".join(part for part in parts if part) or DASH
 
 
+def _state(status: Mapping[str, Any]) -> str:
+    """`ready` for one that is ready and at work; else what it says of its stages."""
+    own = str(status.get("state") or "running")
+    return "ready" if own == "running" and status.get("ready") is True else own
+
+
 def _part(status: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = status.get(key)
     return value if isinstance(value, Mapping) else {}
@@ -207,7 +241,3 @@ def _number(value: Any) -> float | None:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

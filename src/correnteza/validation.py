@@ -77,7 +77,8 @@ def _of_texts(column: pa.Array, field: Field) -> Iterator[Problem]:
 def beyond_calendar(times: pa.Array) -> Mask:
     """Which times lie outside the years 1 to 9999, which most software cannot show."""
     micros = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
-    return (micros < FIRST_TIME_US) | (micros > LAST_TIME_US)
+    beyond: Mask = (micros < FIRST_TIME_US) | (micros > LAST_TIME_US)
+    return beyond
 
 
 def _each(bad: Mask, field: Field, reason: str) -> Iterator[Problem]:

@@ -1,0 +1,67 @@
+# make run          install if need be, then run all services; ARGS="--rate 500" adds flags
+# make install      create .venv and install; done again only when pyproject.toml or constraints.txt changed
+# make test         formatter check, linter, types, import contract, pytest; ARGS="-k supervisor" goes to pytest
+# make bench        the benchmarks; ARGS=--quick for a short run
+# make constraints  write constraints.txt anew, with the newest versions that pyproject.toml allows
+# make clean        remove what make created; data/ stays
+#
+# PYTHON=/path/to/python3.12 chooses another Python than the python3 in PATH.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := python -m pip --disable-pip-version-check
+# Bytecode is written when a module is first imported; compiling all that pip installs takes longer.
+INSTALL := install --quiet --no-compile --constraint constraints.txt --editable
+
+.PHONY: run install test bench constraints clean python
+
+run: install
+	@$(BIN)/correnteza run $(ARGS)
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory python
+	@echo "correnteza: installing into $(VENV); this takes about a minute, once"
+	@$(BIN)/$(PIP) $(INSTALL) .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory python
+	@echo "correnteza: installing with what the tests need into $(VENV); this takes about a minute, once"
+	@$(BIN)/$(PIP) $(INSTALL) ".[test]"
+	@touch $(VENV)/installed $@
+
+# A Python that is new enough, and with it a virtual environment that has pip.
+python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: $(PYTHON): no such command; install Python 3.11 or newer, or run: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "error: $(PYTHON) cannot create environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+
+test: $(VENV)/installed-test
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest $(ARGS)
+
+bench: install
+	@$(BIN)/python bench/pipeline.py $(ARGS)
+	@$(BIN)/python bench/predict.py $(ARGS)
+
+constraints:
+	@$(MAKE) --no-print-directory python VENV=build/constraints
+	@build/constraints/bin/$(PIP) install --quiet ".[test]"
+	@{ echo "# Exact versions of everything that pip installs here; written by: make constraints"; \
+		build/constraints/bin/$(PIP) freeze --exclude correnteza; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+	@rm -rf build/constraints
+
+clean:
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
