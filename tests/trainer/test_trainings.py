@@ -172,12 +172,12 @@ def test_a_pin_that_crosses_a_promotion_wins(
     assert (current.version, current.pinned) == (1, True)
 
 
-def test_a_damaged_version_is_refused_and_the_old_one_stays(tmp_path: Path, upstream_store: MemoryStore) -> None:
+def test_a_version_with_another_file_is_refused_and_the_old_one_stays(tmp_path: Path, upstream_store: MemoryStore) -> None:
     world = World(tmp_path, upstream_store)
     learner = world.run()
     last = world.promoted()[-1]
     file = tmp_path / "models" / str(last - 1) / "model.onnx"
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    file.write_bytes((tmp_path / "models" / str(last) / "model.onnx").read_bytes())
     world.promotions.append(pa.RecordBatch.from_pylist([{"version": last - 1, "pinned": 0}], schema=PROMOTIONS))
     learner.between(learner.stage.load(world.state() or b""))
     assert learner.stage.scorer is not None

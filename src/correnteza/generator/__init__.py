@@ -1,0 +1,1 @@
+"""Where records come from: made up (`people`), replayed from a file (`replay`), or posted by others."""
