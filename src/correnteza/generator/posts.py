@@ -1,0 +1,154 @@
+"""What a posted body becomes: rows to store, rejects, or a refusal with reasons.
+
+Invariant: a posted record passes the same checks as everywhere (`validation.problems`); it is stored
+whole, together with all others of its request, or it is answered with a reason.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from correnteza.codec import ARROW, ID_LIMIT, JSON, MAX_PROBLEMS, NDJSON, Codec, Decoded
+from correnteza.errors import InputError, Problem
+from correnteza.events import Event
+from correnteza.generator.receiver import Post, digest
+from correnteza.generator.stage import record_text, rejected_rows
+from correnteza.records import ID, MAGNITUDE_LIMIT
+
+OUTCOMES = pa.schema([pa.field("id", pa.string()), pa.field("target", pa.float64())])
+"""Columns of the log `outcomes`: the truth for a record or a prediction, in the target's unit."""
+
+
+class Outcome(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One posted outcome."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=ID_LIMIT)] | int
+    target: float
+
+
+def records_post(codec: Codec, body: bytes, content_type: str | None, skip: bool, key: str | None) -> Post:
+    """Posted records as rows of `raw`, with ids where the sender gave none.
+
+    Args:
+        codec: of the records.
+        body: one object, an array, NDJSON or an Arrow stream.
+        content_type: its media type; None means JSON.
+        skip: whether valid records are stored when others are not; those go to `rejected`.
+        key: the idempotency key, or None.
+
+    Raises:
+        InputError: it cannot be read, or a record is invalid and `skip` is not set.
+    """
+    decoded = codec.decode(body, content_type)
+    bad = sorted({p.index for p in decoded.problems})
+    sha256 = digest("/records?on_error=skip" if skip else "/records", body) if key is not None else ""
+    if not bad:
+        return Post("raw", {"raw": _with_ids(decoded.batch)}, {}, key, sha256)
+    if not skip:
+        reason = f"{len(bad)} of {decoded.batch.num_rows} records are invalid; nothing was stored"
+        raise InputError(f"{reason}; correct them, or send ?on_error=skip to store the others", decoded.problems)
+    good = np.ones(decoded.batch.num_rows, bool)
+    good[bad] = False
+    rejected = _rejects(decoded, bad, body, content_type)
+    outputs = {"raw": _with_ids(decoded.batch.filter(pa.array(good))), "rejected": rejected}
+    listed = [{"index": p.index, "field": p.field, "reason": p.reason} for p in decoded.problems[:MAX_PROBLEMS]]
+    answer = {"errors": listed, "error_count": len(decoded.problems)}
+    return Post("raw", outputs, answer, key, sha256, (_event(rejected, decoded.batch.num_rows),))
+
+
+def _rejects(decoded: Decoded, bad: Sequence[int], body: bytes, media: str | None) -> pa.RecordBatch:
+    """Rows of the log `rejected`: each bad record with its first fault."""
+    first: dict[int, Problem] = {}
+    for problem in decoded.problems:
+        first.setdefault(problem.index, problem)
+    kind = _media(media)
+    came = decoded.batch.take(pa.array(bad)).to_pylist() if kind == ARROW else [_plain_values(body, kind)[i] for i in bad]
+    ids = [record.get(ID) if isinstance(record, dict) else None for record in came]
+    return rejected_rows(
+        (str(given)[:ID_LIMIT] if isinstance(given, str | int) else None, first[i].field, first[i].reason, record_text(record))
+        for i, given, record in zip(bad, ids, came, strict=True)
+    )
+
+
+def _event(rejected: pa.RecordBatch, rows: int) -> Event:
+    first = rejected.slice(0, 1).to_pylist()[0]
+    field = f"field {first['field']!r}: " if first["field"] else ""
+    reason = f"{rejected.num_rows} of {rows} posted records; the first: {field}{first['reason']}"
+    return Event("records_rejected", reason, {"rejected": rejected.num_rows})
+
+
+def _with_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with ids of our own where the sender gave none; no two requests draw the same."""
+    ids = batch.column(ID)
+    if not ids.null_count:
+        return batch
+    # Scalars of a stated type: without one, pyarrow looks for pandas at every call.
+    prefix, dash = pa.scalar(uuid.uuid4().hex, pa.string()), pa.scalar("-", pa.string())
+    numbers = pa.array(np.arange(1, batch.num_rows + 1)).cast(pa.string())
+    return batch.set_column(0, batch.schema.field(0), pc.coalesce(ids, pc.binary_join_element_wise(prefix, numbers, dash)))
+
+
+def _media(content_type: str | None) -> str:
+    return (content_type or JSON).split(";")[0].strip().lower()
+
+
+def _plain_values(body: bytes, media: str) -> list[Any]:
+    """JSON or NDJSON as plain values, one per record.
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        value = msgspec.json.Decoder().decode_lines(body) if media == NDJSON else msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"the body is not valid JSON: {reason if body.strip() else 'it is empty'}", status=400) from None
+    return value if isinstance(value, list) else [value]
+
+
+def outcomes_post(body: bytes, content_type: str | None, key: str | None) -> Post:
+    """Posted outcomes as rows of `outcomes`, all or none; see `outcomes` for the parameters and errors."""
+    sha256 = digest("/outcomes", body) if key is not None else ""
+    return Post("outcomes", {"outcomes": outcomes(body, content_type)}, {}, key, sha256)
+
+
+def outcomes(body: bytes, content_type: str | None) -> pa.RecordBatch:
+    """Posted outcomes as rows of the log.
+
+    Args:
+        body: an object, an array of objects, or NDJSON.
+        content_type: its media type; None means JSON.
+
+    Raises:
+        InputError: it cannot be read, or an outcome is invalid.
+
+    >>> outcomes(b'{"id": "p1", "target": 3}', None).to_pylist()
+    [{'id': 'p1', 'target': 3.0}]
+    """
+    media = _media(content_type)
+    if media not in (JSON, NDJSON):
+        raise InputError(f"Content-Type {media[:80]!r} is not read here; send {JSON} or {NDJSON}", status=415)
+    found: list[Outcome] = []
+    faults: list[Problem] = []
+    for index, item in enumerate(_plain_values(body, media)):
+        try:
+            outcome = msgspec.convert(item, Outcome)
+        except (msgspec.ValidationError, OverflowError) as error:
+            faults.append(Problem(index, "", str(error)))
+            continue
+        if not abs(outcome.target) <= MAGNITUDE_LIMIT:
+            faults.append(
+                Problem(index, "target", f"{outcome.target} is not within {-MAGNITUDE_LIMIT:g} and {MAGNITUDE_LIMIT:g}")
+            )
+        found.append(outcome)
+    if faults:
+        raise InputError(f"{len(faults)} outcomes are invalid; nothing was stored", faults)
+    columns = [pa.array([str(o.id) for o in found], pa.string()), pa.array([o.target for o in found], pa.float64())]
+    return pa.RecordBatch.from_arrays(columns, schema=OUTCOMES)
