@@ -19,9 +19,9 @@ class Simulated(Pace):
     def __init__(self, rate_per_s: float) -> None:
         self.now = 0.0
         self.waits: list[float] = []
-        super().__init__(rate_per_s, clock=lambda: self.now)
+        super().__init__(rate_per_s, clock=lambda: self.now, wait=lambda _, seconds: self._pass(seconds))
 
-    def _wait(self, seconds: float) -> None:
+    def _pass(self, seconds: float) -> None:
         self.waits.append(seconds)
         self.now += seconds
 
@@ -68,7 +68,7 @@ def test_zero_pauses_and_nothing_is_saved_up_meanwhile() -> None:
     pace = Simulated(0.0)
     assert pace.take(5, stop_after_s=100.0) == 0
     pace.rate = 10.0
-    assert pace.take(5, 0.0) == 1
+    assert pace.take(5, 0.1) == 1
     assert pace.take(5, 0.0) == 0
 
 

@@ -45,7 +45,7 @@ class World:
         self.raw: MemoryLog = store.log("raw", SCHEMA.raw)
         self.events = store.log("events", EVENTS)
         self.clock = Clock()
-        self.pace = Pace(rate, self.clock)
+        self.pace = Pace(rate, clock=self.clock)
         waiting = Waiting(Events("consumer", self.events), "records", self.clock)
         self.behind: list[int] = []
         self.asking = Asking(

@@ -105,10 +105,10 @@ def test_a_file_that_breaks_off_is_an_error_with_its_row_and_not_an_end(tmp_path
     path = written(tmp_path, "a.csv.gz", [f"2011-01-01,{i},{i * 0.7919},k{i * 7919 % 1000},{i}" for i in range(60_000)])
     path.write_bytes(path.read_bytes()[:-100])
     source = source_of(path)
-    parts = [source.read(None, 100_000)]
+    rows, position = 0, None
     with pytest.raises(DamagedLogError, match=r"a\.csv\.gz: cannot be read from row \d+ on") as caught:
-        parts += iter(lambda: source.read(parts[-1].next, 100_000), None)
-    rows = sum(part.batch.num_rows for part in parts)
+        while rows < 60_000:  # the reader reads ahead, so the damage may be met before the first rows are given
+            part = source.read(position, 100_000)
+            assert part.batch.num_rows, "the file seemed to end"
+            rows, position = rows + part.batch.num_rows, part.next
     assert caught.value.offset == rows + 1
-    assert 0 < rows < 60_000
-    assert all(part.batch.num_rows for part in parts)
