@@ -3,6 +3,8 @@
 Invariants:
 - Whatever the bytes are, the answer is a batch, a list of problems or an InputError; nothing else.
 - A decoded batch has exactly the columns of `Schema.raw`; missing values are nulls.
+- What a body becomes in memory is bounded by a multiple of its length, whatever lengths it declares.
+- Where a JSON object has a key twice, the last one counts, as in every other JSON parser.
 - The fast path costs one compiled decoder; the slow path, which finds every fault of every record,
   is taken only when the fast one has failed.
 """
@@ -10,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from correnteza import validation
 from correnteza.errors import InputError, Problem
 from correnteza.records import ID, INTEGER_LIMIT, TEXT_LIMIT, TIMESTAMP, Field, Schema
-from correnteza.validation import beyond_calendar, problems
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -30,8 +33,15 @@ ARROW = "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, NDJSON, ARROW)
 MAX_PROBLEMS = 100
 """Most faults that one answer lists."""
-ID_LIMIT = 200
+ID_LIMIT = validation.ID_LIMIT
+BAD_RECORDS = 10_000
+"""Most invalid records in a JSON body; with more of them it is not worth while to name each."""
+EXPANSION = 16
+"""Texts that the rows of an Arrow column share may come to so many times the length of the body."""
+ECHO = 100
+"""Longest name of the client's that is sent back, in characters."""
 
+_UNFIT = "the columns of the Arrow stream do not fit the schema"
 _PATH = re.compile(r" - at `\$(?:\[\.\.\.\]|\[\d+\])?\.?([^`]*)`$")
 _Integer = Annotated[int, msgspec.Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
 _Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
@@ -93,15 +103,15 @@ class Codec:
             InputError: it cannot be read at all (400), or is of another media type (415).
         """
         media = (content_type or JSON).split(";")[0].strip().lower()
+        if media not in MEDIA_TYPES:
+            raise InputError(f"Content-Type {media[:80]!r} is not read here; send one of {', '.join(MEDIA_TYPES)}", status=415)
+        _refuse_empty(body)
         if media == ARROW:
             return self._from_arrow(body)
-        if media not in (JSON, NDJSON):
-            raise InputError(f"Content-Type {media[:80]!r} is not read here; send one of {', '.join(MEDIA_TYPES)}", status=415)
         try:
             records, single = self._fast(body, media == NDJSON)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError):
-            items, single = _generic(body, media == NDJSON)
-            return self._slow(items, single)
+            return self._slow(*plain_values(body, media == NDJSON))
         return self._checked(records, (), single)
 
     def _fast(self, body: bytes, lines: bool) -> tuple[list[Any], bool]:
@@ -113,17 +123,17 @@ class Codec:
 
     def _slow(self, items: Sequence[Any], single: bool) -> Decoded:
         records, found = [], []
-        blank = msgspec.convert(dict.fromkeys(self._names_required()), self.record)
+        required = [field.encode_name for field in msgspec.structs.fields(self.record) if field.required]
+        blank = msgspec.convert(dict.fromkeys(required), self.record)
         for index, item in enumerate(items):
             try:
                 records.append(msgspec.convert(item, self.record, strict=True))
             except (msgspec.ValidationError, OverflowError) as error:
                 records.append(blank)
                 found.append(_problem(index, str(error)))
+                if len(found) > BAD_RECORDS:
+                    raise InputError(f"more than {BAD_RECORDS} of {len(items)} records are invalid", found) from None
         return self._checked(records, found, single)
-
-    def _names_required(self) -> list[str]:
-        return [field.encode_name for field in msgspec.structs.fields(self.record) if field.required]
 
     def _checked(self, records: Sequence[Any], found: Sequence[Problem], single: bool) -> Decoded:
         columns: list[pa.Array] = [_texts([r.id for r in records])]
@@ -136,34 +146,32 @@ class Codec:
             found.extend(p for p in faults if p.index not in bad)
         columns.append(pa.array([r.target for r in records] if self._target else [None] * len(records), pa.float64()))
         batch = pa.RecordBatch.from_arrays(columns, schema=self.schema.raw)
-        found.extend(p for p in problems(batch, self.schema) if p.index not in bad)
+        found.extend(p for p in validation.problems(batch, self.schema) if p.index not in bad)
         return Decoded(batch, tuple(sorted(found, key=lambda p: p.index)), single)
 
     def _from_arrow(self, body: bytes) -> Decoded:
         table = _arrow_table(body)
-        found = self._columns_at_fault(table)
+        found = self._columns_at_fault(table.column_names)
         if found:
-            raise InputError("the columns of the Arrow stream do not fit the schema", found)
+            raise InputError(_UNFIT, found)
         columns: list[pa.Array] = []
         for field in self.schema.raw:
-            if field.name not in table.column_names:
-                columns.append(pa.nulls(table.num_rows, field.type))
-                continue
-            column = _combined(table[field.name])
+            there = field.name in table.column_names
+            column = table[field.name] if there else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
             try:
-                columns.append(_empty_as_null(column.cast(field.type)))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                fault = Problem(0, field.name, f"a column of {column.type} cannot become {field.type}: {str(error)[:200]}")
-                raise InputError("the columns of the Arrow stream do not fit the schema", [fault]) from None
+                columns.append(_fitted(column, field.type, EXPANSION * len(body)))
+            except pa.ArrowException as error:
+                reason = f"a column of {column.type} cannot become {field.type}: {str(error)[:200]}"
+                raise InputError(_UNFIT, [Problem(0, field.name, reason)]) from None
         batch = pa.RecordBatch.from_arrays(columns, schema=self.schema.raw)
-        return Decoded(batch, (*_nans(batch, self.schema), *problems(batch, self.schema)), False)
+        return Decoded(batch, tuple(validation.problems(batch, self.schema)), False)
 
-    def _columns_at_fault(self, table: pa.Table) -> list[Problem]:
+    def _columns_at_fault(self, names: list[str]) -> list[Problem]:
         known = [*self.schema.raw.names] if self._target else [n for n in self.schema.raw.names if n != self.schema.target]
-        found = [Problem(0, name, "is not a field of the schema") for name in table.column_names if name not in known]
-        found += [Problem(0, name, "stands there twice") for name in known if table.column_names.count(name) > 1]
+        found = [Problem(0, name[:ECHO], "is not a field of the schema") for name in names if name not in known]
+        found += [Problem(0, name, "stands there twice") for name in known if names.count(name) > 1]
         if self._target:
-            there = {*table.column_names, ID, self.schema.target}
+            there = {*names, ID, self.schema.target}
             found += [
                 Problem(0, f.name, "is missing; send nulls if unknown") for f in self.schema.fields if f.name not in there
             ]
@@ -220,7 +228,7 @@ def parse_times(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
             times = texts.cast(kind).cast(TIMESTAMP)
         except pa.ArrowInvalid:
             continue
-        bad = beyond_calendar(times)
+        bad = validation.beyond_calendar(times)
         return (pc.if_else(pa.array(~bad), times, None) if bad.any() else times), bad
     values = [_time(text) for text in texts.to_pylist()]
     bad = np.array([value is None for value in values]) & texts.is_valid().to_numpy(zero_copy_only=False)
@@ -230,9 +238,9 @@ def parse_times(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def _time(text: str | None) -> datetime | None:
     try:
         time = datetime.fromisoformat(text.strip()) if text else None
-    except ValueError:
+        return time if time is None else time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # no time at all, or one outside the years 1 to 9999 in UTC
         return None
-    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _empty_as_null(column: pa.Array) -> pa.Array:
@@ -241,39 +249,91 @@ def _empty_as_null(column: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 
 
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+def _fitted(chunks: pa.ChunkedArray, kind: pa.DataType, most_bytes: int) -> pa.Array:
+    """A column as one array of the schema's type; raises ArrowException where it cannot be."""
+    column = chunks.combine_chunks()
+    column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+    if _shared_bytes(column) > most_bytes:
+        raise pa.ArrowInvalid(f"written out, its texts come to more than {EXPANSION} times the body")
+    return _empty_as_null(column.cast(kind))
 
 
-def _nans(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
-    found = []
-    for name in (*schema.numeric, schema.target):
-        column = batch.column(name)
-        if pa.types.is_floating(column.type):
-            nan = pc.fill_null(pc.is_nan(column), False).to_numpy(zero_copy_only=False)
-            found += [Problem(int(i), name, "is NaN; send null for a missing value") for i in np.flatnonzero(nan)]
-    return found
+def _shared_bytes(column: pa.Array) -> int:
+    """What the texts come to where rows may share them, as in dictionaries and views; 0 for all other types."""
+    if pa.types.is_dictionary(column.type) and not pa.types.is_primitive(column.type.value_type):
+        lengths = _lengths(column.dictionary).take(column.indices)
+    elif pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        lengths = _lengths(column)
+    else:
+        return 0
+    return pc.sum(lengths).as_py() or 0
+
+
+def _lengths(texts: pa.Array) -> pa.Array:
+    """The length of each text, in bytes."""
+    if not (pa.types.is_string_view(texts.type) or pa.types.is_binary_view(texts.type)):
+        return pc.binary_length(texts)
+    views = np.frombuffer(texts.buffers()[1], np.int32, 4 * len(texts), 16 * texts.offset)
+    return pa.array(views[::4])  # a view is four numbers, of which the first is the length
 
 
 def _arrow_table(body: bytes) -> pa.Table:
     try:
+        if any(_compressed(message) for message in pa.ipc.MessageReader.open_stream(body)):
+            raise InputError("the Arrow stream is compressed, which is not read here; write it without compression", status=400)
         table = pa.ipc.open_stream(body).read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        table.column_names  # noqa: B018 - fails where a name is no text
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
         raise InputError(f"the body is not an Arrow IPC stream: {str(error)[:200]}", status=400) from None
+    if table.num_rows > len(body):  # columns of nulls take no space: a short body could declare any number of rows
+        reason = f"the Arrow stream declares {table.num_rows} rows in {len(body)} bytes; send columns of other types than null"
+        raise InputError(reason, status=400)
     return table
 
 
-def _generic(body: bytes, lines: bool) -> tuple[list[Any], bool]:
-    """The body as plain values, or an InputError that says why it is no JSON."""
+def _compressed(message: pa.ipc.Message) -> bool:
+    """Whether a message's buffers are compressed, in which case a few bytes may stand for gigabytes.
+
+    The metadata is the flatbuffers table `Message` of Arrow's format/Message.fbs: its field 2 is the header, which
+    is a RecordBatch, or a DictionaryBatch with a RecordBatch as field 1; field 3 of that is the compression.
+    """
+    if message.type not in ("record batch", "dictionary"):
+        return False
+    metadata = memoryview(message.metadata)
+    place = _table_in(metadata, struct.unpack_from("<I", metadata)[0], 2)
+    if message.type == "dictionary":
+        place = _table_in(metadata, place, 1)
+    return _table_in(metadata, place, 3) != 0
+
+
+def _table_in(buffer: memoryview, table: int, number: int) -> int:
+    """Where the table in field `number` of a flatbuffers table stands; 0 when the field is not set."""
+    fields = table - struct.unpack_from("<i", buffer, table)[0]
+    inside = 4 + 2 * number < struct.unpack_from("<H", buffer, fields)[0]
+    offset = struct.unpack_from("<H", buffer, fields + 4 + 2 * number)[0] if inside else 0
+    return int(table + offset + struct.unpack_from("<I", buffer, table + offset)[0]) if offset else 0
+
+
+def _refuse_empty(body: bytes) -> None:
+    if not body or body.isspace():
+        raise InputError("the body is empty; send at least one record", status=400)
+
+
+def plain_values(body: bytes, lines: bool) -> tuple[list[Any], bool]:
+    """JSON, or NDJSON if `lines`, as plain values, one per record, and whether the body was one rather than a sequence.
+
+    Raises:
+        InputError: it is neither; says why.
+    """
+    _refuse_empty(body)
     decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode_lines if lines else msgspec.json.decode
     try:
         value = decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError) as error:
         what = "NDJSON (one object a line)" if lines else "JSON"
-        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"the body is not valid {what}: {reason if body.strip() else 'it is empty'}", status=400) from None
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"the body is not valid {what}: {reason}", status=400) from None
     if lines or isinstance(value, list):
         return value, False
     return [value], True
@@ -286,8 +346,8 @@ def _problem(index: int, message: str) -> Problem:
     field = match[1] if match else ""
     named = re.match(r"Object (?:contains unknown|missing required) field `([^`]*)`", reason)
     if named:
-        unknown = "unknown" in reason
-        return Problem(index, named[1], "is not a field of the schema" if unknown else "is missing; send null if it is unknown")
+        reason = "is not a field of the schema" if "unknown" in reason else "is missing; send null if it is unknown"
+        return Problem(index, named[1][:ECHO], reason)
     return Problem(index, field, reason)
 
 

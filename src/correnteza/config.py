@@ -7,6 +7,7 @@ Order of strength: command line, environment (`CORRENTEZA_TRAINER__WINDOW_ROWS=5
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import tomllib
@@ -308,6 +309,21 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     except SettingsError as error:
         raise ConfigError(f"environment: {error}; write lists and tables as JSON") from None
     return settings
+
+
+def dumps(settings: Settings) -> str:
+    """Settings as one text, to hand to a child process; `loads` reads it back."""
+    return json.dumps(settings.model_dump(mode="python"), default=str)
+
+
+def loads(text: str) -> Settings:
+    """The settings that `dumps` wrote; file and environment are not looked at again.
+
+    >>> loads(dumps(Settings())) == Settings()
+    True
+    """
+    values = json.loads(text)
+    return Settings(**{_SCHEMA_KEY if name == "schema_table" else name: value for name, value in values.items()})
 
 
 def _inside(table: Mapping[str, Any]) -> dict[str, Any]:

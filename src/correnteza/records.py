@@ -9,6 +9,8 @@ Units: `event_time` columns are UTC microseconds; every other number is in the u
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -173,6 +175,11 @@ class Schema:
                 for f in self.fields
             ],
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the schema in hexadecimal; equal schemas have equal ones."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Schema:

@@ -6,6 +6,7 @@ overflow or an exception. The same rules hold for `POST /records`, `POST /predic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,10 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from correnteza.errors import Problem
-from correnteza.records import INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
+from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
 
 Mask = npt.NDArray[np.bool_]
 
+ID_LIMIT = 200
+"""Longest id, in characters."""
+NUL = "\0"
+"""SQLite's own functions and most C libraries end a text there, so it would not be the same text everywhere."""
 FIRST_TIME_US, LAST_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The first and last microsecond of the years 1 and 9999."""
 
@@ -26,7 +31,7 @@ def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
     """Every fault of every record, by index and then by field.
 
     Args:
-        batch: rows with (at least) the schema's fields and target as columns of the schema's types.
+        batch: rows with (at least) the schema's fields and target as columns of the schema's types; their `id`, if any.
         schema: what they must obey.
 
     >>> s = Schema((Field("age", "float", minimum=0),), target="y")
@@ -35,6 +40,8 @@ def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
     [(1, 'age'), (1, 'y')]
     """
     found: list[Problem] = []
+    if ID in batch.schema.names:
+        found.extend(_of_texts(batch.column(ID), ID, ID_LIMIT))
     for field in (*schema.fields, Field(schema.target, "float")):
         if field.name in batch.schema.names:
             found.extend(_of_column(batch.column(field.name), field))
@@ -44,19 +51,17 @@ def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
 def _of_column(column: pa.Array, field: Field) -> Iterator[Problem]:
     if field.required and column.null_count:
         missing = column.is_null().to_numpy(zero_copy_only=False)
-        yield from _each(missing, field, "is missing; a value is required")
+        yield from _each(missing, field.name, "is missing; a value is required")
     if field.numeric:
         yield from _of_numbers(column, field)
     elif field.kind == "timestamp":
-        yield from _each(beyond_calendar(column), field, "is not a time within the years 1 and 9999")
+        yield from _each(beyond_calendar(column), field.name, "is not a time within the years 1 and 9999")
     else:
-        yield from _of_texts(column, field)
+        yield from _of_texts(column, field.name, TEXT_LIMIT)
 
 
 def _of_numbers(column: pa.Array, field: Field) -> Iterator[Problem]:
-    limit = float(INTEGER_LIMIT) if field.kind == "integer" else MAGNITUDE_LIMIT
-    low = -limit if field.minimum is None else max(field.minimum, -limit)
-    high = limit if field.maximum is None else min(field.maximum, limit)
+    low, high = _range(field)
     values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)  # a null would turn integers into floats
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     bad = valid & ~((values >= low) & (values <= high))  # so that NaN is bad too
@@ -66,12 +71,33 @@ def _of_numbers(column: pa.Array, field: Field) -> Iterator[Problem]:
         yield Problem(int(index), field.name, f"{values[index]!s} is not within {low:g} and {high:g}")
 
 
-def _of_texts(column: pa.Array, field: Field) -> Iterator[Problem]:
+def _range(field: Field) -> tuple[float, float]:
+    """The smallest and the largest valid number; whole ones for integers, because 2**53 + 1 is 2**53 as a float."""
+    limit = float(INTEGER_LIMIT) if field.kind == "integer" else MAGNITUDE_LIMIT
+    low = -limit if field.minimum is None else max(field.minimum, -limit)
+    high = limit if field.maximum is None else min(field.maximum, limit)
+    return (math.ceil(low), math.floor(high)) if field.kind == "integer" else (low, high)
+
+
+def _of_texts(column: pa.Array, name: str, limit: int) -> Iterator[Problem]:
     longest = pc.max(pc.binary_length(column)).as_py()
-    if longest is None or longest <= TEXT_LIMIT:
+    if longest is None:
         return
-    lengths = pc.fill_null(pc.utf8_length(column), 0).to_numpy(zero_copy_only=False)
-    yield from _each(lengths > TEXT_LIMIT, field, f"is longer than {TEXT_LIMIT} characters")
+    if longest > limit:
+        lengths = pc.fill_null(pc.utf8_length(column), 0).to_numpy(zero_copy_only=False)
+        yield from _each(lengths > limit, name, f"is longer than {limit} characters")
+    if _may_hold_nul(column):
+        held = pc.fill_null(pc.match_substring(column, NUL), False).to_numpy(zero_copy_only=False)
+        yield from _each(held, name, "holds the character NUL (U+0000); take it out")
+
+
+def _may_hold_nul(texts: pa.Array) -> bool:
+    """Whether any byte of the texts is 0; thirty times faster than to search each text."""
+    _, offsets, data = texts.buffers()
+    if not len(texts) or data is None:
+        return False
+    ends = np.frombuffer(offsets, np.int32, len(texts) + 1, 4 * texts.offset)
+    return bool((np.frombuffer(data, np.uint8)[ends[0] : ends[-1]] == 0).any())
 
 
 def beyond_calendar(times: pa.Array) -> Mask:
@@ -81,5 +107,5 @@ def beyond_calendar(times: pa.Array) -> Mask:
     return beyond
 
 
-def _each(bad: Mask, field: Field, reason: str) -> Iterator[Problem]:
-    return (Problem(int(index), field.name, reason) for index in np.flatnonzero(bad))
+def _each(bad: Mask, name: str, reason: str) -> Iterator[Problem]:
+    return (Problem(int(index), name, reason) for index in np.flatnonzero(bad))

@@ -18,7 +18,7 @@ from correnteza.errors import TrainingFailedError
 from correnteza.features import OTHER, Scaler, Scalers
 from correnteza.records import Field, Schema
 from correnteza.trainer.estimators import build, prepared
-from correnteza.trainer.onnx import export, feature_model, fingerprint
+from correnteza.trainer.onnx import export, feature_model
 from correnteza.trainer.predictor import ROWS_AT_ONCE, FeaturePredictor, Predictor
 from correnteza.trainer.window import Window
 
@@ -229,7 +229,7 @@ def test_a_model_names_its_fields_target_schema_and_scaler() -> None:
     predictor = Predictor(export(tree, scaler, CODES, SCHEMA))
     assert predictor.numbers == ("age", "hours")
     assert predictor.categories == ("job", "city")
-    assert (predictor.target, predictor.scaler_version, predictor.schema_sha256) == ("y", 1, fingerprint(SCHEMA))
+    assert (predictor.target, predictor.scaler_version, predictor.schema_sha256) == ("y", 1, SCHEMA.fingerprint)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import requests
@@ -34,7 +35,7 @@ from correnteza.normalizer.stage import NormalizerStage
 from correnteza.testing import read_all
 from correnteza.trainer import service as trainer
 from correnteza.trainer.evaluation import EVALUATIONS
-from correnteza.trainer.handover import REQUESTS, settings_of, settings_text
+from correnteza.trainer.handover import REQUESTS
 from correnteza.trainer.registry import Meta, Registry, load_key, model_rows, promotion_rows
 from correnteza.trainer.training import Job, fit
 from correnteza.web import Service, create_app
@@ -294,9 +295,9 @@ def test_the_serving_process_imports_neither_sklearn_nor_joblib(tmp_path: Path) 
 import asyncio, sys
 from pathlib import Path
 from correnteza.trainer import service
-from correnteza.trainer.handover import settings_of
+from correnteza.config import loads
 from correnteza.log.sql import SqlStore
-settings = settings_of({settings_text(settings_in(tmp_path))!r})
+settings = loads({config.dumps(settings_in(tmp_path))!r})
 app, made = service.build(settings, SqlStore(Path({str(tmp_path / "trainer.db")!r})), None)
 made.start()
 sent = []
@@ -319,7 +320,7 @@ def test_settings_reach_the_learner_as_they_are(tmp_path: Path) -> None:
     settings = settings_in(
         tmp_path, generator={"source": "none", "records_per_second": float("inf")}, retention={"rows": None, "age_s": 5.5}
     )
-    assert settings_of(settings_text(settings)).model_dump() == settings.model_dump()
+    assert config.loads(config.dumps(settings)).model_dump() == settings.model_dump()
 
 
 class Normalizer:
@@ -386,18 +387,10 @@ def test_a_learner_process_learns_survives_a_kill_and_ends_with_its_server(tmp_p
     assert {row["model_version"] for row in rows[100:199]} == {2}
     assert "learner_died" in [row["kind"] for row in told]
     assert again != pid
-    assert not _alive(again)
+    assert not psutil.pid_exists(again)
     store.close()
 
 
 def _learner(url: str) -> dict[str, Any]:
     learner: dict[str, Any] = requests.get(f"{url}/status", timeout=ANSWER_S).json()["learner"]
     return learner
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

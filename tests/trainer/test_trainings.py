@@ -12,7 +12,9 @@ import pytest
 
 from correnteza import events
 from correnteza.log.memory import MemoryStore
+from correnteza.stage import Runner
 from correnteza.testing import read_all
+from correnteza.trainer import learner as process
 from correnteza.trainer.learning import Learner
 from correnteza.trainer.prequential import State
 from correnteza.trainer.registry import PROMOTIONS
@@ -202,6 +204,23 @@ def test_a_stop_ends_a_reader_that_waits_for_a_training_and_the_training_comes_a
     with pytest.raises(Killed):
         world.run(learner, between=stop)
     assert world.models() == []
+    world.trainings = Trainings()
+    world.run()
+    assert world.everything() == undisturbed.everything()
+
+
+def test_a_reader_is_asked_to_stop_before_the_training_it_waits_for_is_given_up(
+    tmp_path: Path, upstream_store: MemoryStore, undisturbed: World
+) -> None:
+    """Otherwise it would read on past the row at which the training is due."""
+    world = World(tmp_path, upstream_store, trainings=Trainings(hold=True))
+    learner = world.learner()
+    reader = Runner(
+        learner.stage, learner._upstream, world.store, world.told, batch_rows=64, limit=learner.limit, between=learner.between
+    )
+    assert process.run(learner, reader, world.told, world.stopping, lambda: learner.training) == 0
+    assert reader.figures.state == "stopped"
+    assert learner.labelled_rows == BY_ROWS.min_rows
     world.trainings = Trainings()
     world.run()
     assert world.everything() == undisturbed.everything()

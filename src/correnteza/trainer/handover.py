@@ -13,29 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from correnteza import config
-from correnteza.config import Settings
 from correnteza.records import TIMESTAMP
 
 REQUESTS = pa.schema([pa.field("at", TIMESTAMP), pa.field("reason", pa.string())])
 """Columns of the log `requests`: a row per training that somebody asked for."""
 
 _STATUS = "learner status: "
-
-
-def settings_text(settings: Settings) -> str:
-    """The settings as text, for the learner's argument."""
-    return json.dumps(settings.model_dump(mode="python"), default=str)
-
-
-def settings_of(text: str) -> Settings:
-    """The settings that `settings_text` wrote.
-
-    >>> settings_of(settings_text(Settings())) == Settings()
-    True
-    """
-    values = json.loads(text)
-    return Settings(**{config._SCHEMA_KEY if name == "schema_table" else name: value for name, value in values.items()})
 
 
 def status_line(status: Mapping[str, Any]) -> str:

@@ -15,11 +15,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from correnteza import children, events, output
-from correnteza.config import Settings
+from correnteza.config import Settings, loads
 from correnteza.errors import CorrentezaError
 from correnteza.events import Events
 from correnteza.features import CATEGORIES, SCALERS
@@ -35,15 +36,18 @@ from correnteza.trainer.upstream import Upstream
 STATUS_EVERY_S = 0.25
 WAIT_S = 0.5
 """How long a read waits for rows; also how late a training that ended on a silent stream is noticed."""
+STOP_S = 5.0
+"""How long the step under way has to finish."""
 FAILED = 3
 
 
 def main(argument: str) -> int:
     """Run until the parent ends or asks to stop; returns the exit code."""
-    settings = handover.settings_of(argument)
+    settings = loads(argument)
     stopping = threading.Event()
+    asked: list[int] = []  # a handler runs between any two instructions, where the lock of an Event may be held
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     children.stop_when_parent_dies()
     output.set_up(settings.services.log_format)
     store = SqlStore(settings.pipeline.folder / "trainer.db")
@@ -51,7 +55,7 @@ def main(argument: str) -> int:
     training = TrainingProcess(settings.trainer.nice)
     try:
         learner, runner = build(settings, store, told, training, stopping)
-        return run(learner, runner, told, stopping)
+        return run(learner, runner, told, stopping, lambda: bool(asked))
     except CorrentezaError as error:
         told.emit("learner_failed", str(error), error=type(error).__name__)
         return FAILED
@@ -87,24 +91,28 @@ def build(
     return learner, runner
 
 
-def run(learner: Learner, runner: Runner[Any], told: Events, stopping: threading.Event) -> int:
-    """Drive the stage until `stopping` is set, and say again and again how it stands."""
+def run(
+    learner: Learner, runner: Runner[Any], told: Events, stopping: threading.Event, asked_to_stop: Callable[[], bool]
+) -> int:
+    """Drive the stage until it is asked to stop, and say again and again how it stands."""
     failures: list[BaseException] = []
 
     def drive() -> None:
         try:
             learner.restore()
             runner.run()
-        except BaseException as error:  # told to the thread that waits
+        except BaseException as error:  # raised again by the thread that waits
             failures.append(error)
             stopping.set()
 
     thread = threading.Thread(target=drive, name="learner", daemon=True)
     thread.start()
-    while not stopping.wait(STATUS_EVERY_S):
+    while not asked_to_stop() and not stopping.wait(STATUS_EVERY_S):
         tell(learner, runner.figures, told)
-    runner.stop()
-    thread.join(5.0)
+    # In this order: a reader that no longer waits for a due training must not read on without it.
+    runner.ask_to_stop()
+    stopping.set()
+    thread.join(STOP_S)
     if failures:
         raise failures[0]
     return 0

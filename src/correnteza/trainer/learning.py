@@ -35,7 +35,6 @@ from correnteza.records import Schema
 from correnteza.trainer import evaluation, prequential
 from correnteza.trainer.champion import Champion, Follower
 from correnteza.trainer.handover import REQUESTS
-from correnteza.trainer.onnx import fingerprint
 from correnteza.trainer.prequential import LearnerStage, State
 from correnteza.trainer.registry import MODELS, PROMOTIONS, Meta, Registry, model_rows, promotion_rows
 from correnteza.trainer.schedule import RowsSchedule, Schedule, SecondsSchedule
@@ -272,7 +271,7 @@ class Learner:
             first_offset=expressed.first_offset,
             last_offset=expressed.last_offset,
             scaler_version=expressed.version,
-            schema_sha256=fingerprint(self._schema),
+            schema_sha256=self._schema.fingerprint,
             evaluation={},
         )
 

@@ -13,7 +13,6 @@ Invariants:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -118,11 +117,6 @@ def feature_model(model: bytes) -> bytes:
     return bytes(whole.SerializeToString(deterministic=True))
 
 
-def fingerprint(schema: Schema) -> str:
-    """SHA-256 of the schema in hexadecimal; equal schemas have equal ones."""
-    return hashlib.sha256(json.dumps(schema.as_dict(), sort_keys=True).encode()).hexdigest()
-
-
 def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler) -> bytes:
     inputs = [
         helper.make_tensor_value_info(name, kind, ["N", len(fields)])
@@ -140,7 +134,7 @@ def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler) -> bytes:
         "numbers": json.dumps(schema.numeric),
         "categories": json.dumps(schema.categories),
         "target": schema.target,
-        "schema_sha256": fingerprint(schema),
+        "schema_sha256": schema.fingerprint,
         "scaler_version": str(scaler.version),
     }
     helper.set_model_props(model, metadata)

@@ -83,7 +83,7 @@ class Meta:
         first_offset: of the first of them in the log `normalized`.
         last_offset: of the last of them in the log `normalized`.
         scaler_version: that they were expressed in.
-        schema_sha256: `onnx.fingerprint` of the schema.
+        schema_sha256: `Schema.fingerprint`.
         evaluation: metrics at the promotion, as plain JSON values.
     """
 

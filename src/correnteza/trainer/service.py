@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from correnteza import events
 from correnteza.codec import JSON, json_schema
-from correnteza.config import Settings
+from correnteza.config import Settings, dumps
 from correnteza.errors import NoModelError, TamperedModelError, UnknownModelError
 from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
@@ -63,7 +63,7 @@ def learner_command(settings: Settings) -> list[str]:
     services = settings.services
     if services.log_format == "auto" and sys.stdout.isatty():  # the learner writes to a pipe, we to a terminal
         services = services.model_copy(update={"log_format": "console"})
-    text = handover.settings_text(settings.model_copy(update={"services": services}))
+    text = dumps(settings.model_copy(update={"services": services}))
     return [sys.executable, "-P", "-m", "correnteza.trainer.learner", text]
 
 

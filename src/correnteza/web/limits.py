@@ -30,12 +30,32 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        counted = self._counting(scope, send)
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._count(scope, message["status"])
+            await send(message)
+
+        try:
+            await self._limited(scope, receive, counted)
+        except Exception:
+            if not started:  # the answer comes from the layer around this one
+                self._count(scope, 500)
+            raise
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        if declared is not None and declared.isdigit() and int(declared[:20]) > self._most:
-            await of_error(self._too_large())(scope, receive, counted)
+        if declared is not None and declared.isdigit() and int(declared.lstrip(b"0")[:20] or b"0") > self._most:
+            await of_error(self._too_large())(scope, receive, send)
             return
-        await self._app(scope, receive if declared is not None else self._measuring(receive), counted)
+        await self._app(scope, receive if declared is not None else self._measuring(receive), send)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        key = (getattr(scope.get("route"), "path", "other"), status)
+        self._service.requests[key] = self._service.requests.get(key, 0) + 1
 
     def _too_large(self) -> InputError:
         return InputError(f"the body is larger than services.max_body_bytes = {self._most}; send it in parts", status=413)
@@ -53,13 +73,3 @@ class Limits:
             return message
 
         return measured
-
-    def _counting(self, scope: Scope, send: Send) -> Send:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                route = scope.get("route")
-                key = (getattr(route, "path", "other"), message["status"])
-                self._service.requests[key] = self._service.requests.get(key, 0) + 1
-            await send(message)
-
-        return counted

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from correnteza.codec import ARROW, JSON, NDJSON, arrow_stream, encode_rows, json_schema
-from correnteza.log.base import OwnedLog, Slice
+from correnteza.log.base import LATEST, OwnedLog, Slice
 from correnteza.records import empty, with_offsets
 from correnteza.web.service import Service
 
@@ -78,22 +78,22 @@ def _add_log(routes: APIRouter, service: Service, path: str, log: OwnedLog) -> N
         reader: Reader = None,
         keep_rows: Keep = 0,
     ) -> Response:
-        if reader is not None and after != "latest":
+        part = await to_thread.run_sync(log.read, after, limit, 0.0, back)  # refuses a bad cursor before it is registered
+        if reader is not None and after != LATEST:
             await to_thread.run_sync(log.register, reader, after, keep_rows)
-        part = await _read(service, log, after, limit, wait_s, back)
+        if not part.batch.num_rows and wait_s:
+            part = await _awaited(service, log, part.next, limit, wait_s)
         media = _preferred(request.headers.get("accept", ""))
         return await to_thread.run_sync(_answer, part, media)
 
 
-async def _read(service: Service, log: OwnedLog, after: str | None, limit: int, wait_s: float, back: int) -> Slice:
+async def _awaited(service: Service, log: OwnedLog, after: str, limit: int, wait_s: float) -> Slice:
     """As `Log.read`, without holding a thread while there is nothing to read."""
-    part = await to_thread.run_sync(log.read, after, limit, 0.0, back)
-    if part.batch.num_rows or not wait_s:
-        return part
     async for _ in _appends(service, log, time.monotonic() + wait_s):
-        part = await to_thread.run_sync(log.read, part.next, limit)
+        part = await to_thread.run_sync(log.read, after, limit)
         if part.batch.num_rows:
             break
+        after = part.next
     return part
 
 
@@ -153,6 +153,6 @@ async def _messages(service: Service, log: OwnedLog, part: Slice) -> AsyncIterat
             yield b"id: %b\ndata: %b\n\n" % (log.cursor(row["offset"]).encode(), msgspec.json.encode(row))
         if service.stopping:
             return
-        part = await _read(service, log, part.next, 1000, HEARTBEAT_S, 0)
+        part = await _awaited(service, log, part.next, 1000, HEARTBEAT_S)
         if not part.batch.num_rows:
             yield b": still here\n\n"

@@ -5,7 +5,7 @@ Invariant: every answer with a status of 400 or more has this form, on every rou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,9 +14,10 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from correnteza.codec import MAX_PROBLEMS
+from correnteza.codec import ECHO, JSON, MAX_PROBLEMS
 from correnteza.errors import (
     ConfigError,
     CorrentezaError,
@@ -110,16 +111,40 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
-        answer = problem(error.status_code, str(error.detail))
+        answer = _of_cause(error.__cause__) or problem(error.status_code, str(error.detail))
         answer.headers.update(error.headers or {})
         return answer
 
     @app.exception_handler(RequestValidationError)
-    async def validation(_: Request, error: RequestValidationError) -> Response:
-        faults = [Problem(0, ".".join(str(part) for part in fault["loc"]), str(fault["msg"])) for fault in error.errors()]
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        media = request.headers.get("content-type", "")
+        if any(fault["loc"] == ("body",) for fault in error.errors()) and not media.lower().startswith(JSON):
+            return problem(415, f"Content-Type {media[:80]!r} is not read here; send {JSON}")
+        faults = [_fault(fault) for fault in error.errors()]
         return problem(422, "; ".join(f"{p.field}: {p.reason}" for p in faults[:5]), faults)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return problem(400, "the client went away before its body was complete")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         structlog.get_logger().error("request_failed", path=request.url.path, error=repr(error))
         return problem(500, f"unexpected {type(error).__name__}; the service's log has the details")
+
+
+def _of_cause(cause: BaseException | None) -> Response | None:
+    """FastAPI says "There was an error parsing the body" of whatever goes wrong there; the cause says what."""
+    if cause is None:
+        return None
+    if isinstance(cause, CorrentezaError):
+        return of_error(cause)
+    reason = "it is nested too deeply" if isinstance(cause, RecursionError) else str(cause) or type(cause).__name__
+    return problem(400, f"the body cannot be read: {reason}")
+
+
+def _fault(fault: Mapping[str, Any]) -> Problem:
+    """What is wrong with a parameter or a body, by pydantic."""
+    place, reason = ".".join(str(part) for part in fault["loc"]), str(fault["msg"])
+    cause = fault.get("ctx", {}).get("error")
+    return Problem(0, place[:ECHO], f"{reason}: {cause}" if fault["type"] == "json_invalid" else reason)
