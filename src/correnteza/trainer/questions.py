@@ -28,6 +28,9 @@ from correnteza.trainer.upstream import columns
 _LIST = (b"[", b" ", b"\n", b"\t", b"\r")
 """What a body begins with that may be an array."""
 
+_ESCAPED_NUL = b"\\u0000"
+"""A NUL can only come in this way; texts with it are refused, and rare enough for the slow path to say so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -79,7 +82,8 @@ class Reader:
         Raises:
             InputError: it is refused; lists every fault with the record's index and the field.
         """
-        if content_type is None or content_type.partition(";")[0].strip().lower() == JSON:
+        json = content_type is None or content_type.partition(";")[0].strip().lower() == JSON
+        if json and _ESCAPED_NUL not in body:
             try:
                 if body[:1] in _LIST:
                     return self._asked(self._many.decode(body), single=False)
