@@ -61,7 +61,7 @@ def main() -> None:
         "bench/predict.py",
         figures,
         [
-            f"single-record POST, {CONNECTIONS} connections, one server process, retraining without pause "
+            f"one record each, {CONNECTIONS} connections, one server, retraining without pause "
             f"({trained} versions during {runs} runs of {seconds:g} s): median **{figures['requests_per_s']:,.0f} requests/s**, "
             f"p50 {figures['p50_ms']} ms, **p99 {figures['p99_ms']} ms**, no failed request",
             f"one connection: p50 {figures['p50_ms_one_connection']} ms",

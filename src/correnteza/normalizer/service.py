@@ -58,6 +58,8 @@ def main(settings: Settings) -> int:
     Raises:
         CorrentezaError: the database or the port cannot be taken.
     """
+    import sklearn.preprocessing  # noqa: F401 - takes a second, which the first record should not wait for
+
     upstream = HttpLog(settings.services.url("generator"), name="raw", schema=settings.schema_of_records.raw, reader=NAME)
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     try:
