@@ -1,6 +1,7 @@
 # make run          install if need be, then run all services; ARGS="--rate 500" adds flags
 # make install      create .venv and install; done again only when pyproject.toml or constraints.txt changed
 # make test         formatter check, linter, types, import contract, pytest; ARGS="-k supervisor" goes to pytest
+# make docs         write docs/reference.md anew from the settings, the routes and the commands
 # make bench        the benchmarks; ARGS=--quick for a short run
 # make constraints  write constraints.txt anew, with the newest versions that pyproject.toml allows
 # make clean        remove what make created; data/ stays
@@ -14,7 +15,7 @@ PIP := python -m pip --disable-pip-version-check
 # Bytecode is written when a module is first imported; compiling all that pip installs takes longer.
 INSTALL := install --quiet --no-compile --constraint constraints.txt --editable
 
-.PHONY: run install test bench constraints clean python
+.PHONY: run install test docs bench compare constraints clean python
 
 run: install
 	@$(BIN)/correnteza run $(ARGS)
@@ -49,6 +50,9 @@ test: $(VENV)/installed-test
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest $(ARGS)
+
+docs: install
+	@$(BIN)/python docs/build_reference.py
 
 bench: install
 	@$(BIN)/python bench/pipeline.py $(ARGS)
