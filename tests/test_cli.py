@@ -1,5 +1,6 @@
 """Laws of the command line: a mistake is one line, and what is shown can be used again."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -116,6 +117,27 @@ def test_a_flag_is_checked_like_any_setting(capsys: pytest.CaptureFixture[str]) 
     assert "services.port_base = 70000" in mistake(capsys, "run", "--port-base", "70000")
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[trainer]\nestimator = "sklearn.ensemble.RandomForrest"', "RandomForrest"),
+        ("[trainer]\nparams = { n_trees = 3 }", "n_trees"),
+        ('[generator]\nsource = "replay"\npath = "not-there.csv"', "not-there.csv"),
+        ('[generator]\nlocale = "xx_YY"', "xx_YY"),
+        ('[consumer]\nrandom_field = "job"', "job"),
+    ],
+)
+def test_config_check_tries_what_the_services_will_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, named: str
+) -> None:
+    """What is well formed and still cannot work is found before anything is started."""
+    (tmp_path / "c.toml").write_text(text)
+    assert cli.main(["config", "check", str(tmp_path / "c.toml")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert named in error
+
+
 def test_sql_without_data_names_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert "data folder data/people: no database" in mistake(capsys, "sql", "select 1")
 
@@ -209,6 +231,7 @@ def test_run_ends_with_the_supervisors_code(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("text", ["", BIKES, "[services]\nport_base = 9000\n"])
 def test_what_config_show_prints_passes_config_check_and_means_the_same(capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("file.toml").write_text(text)
+    Path("hour.csv.gz").write_bytes(gzip.compress(b"dteday,temp,hum,season,a note,cnt\n"))
     assert cli.main(["config", "show", "-c", "file.toml", "--rate", "7"]) == 0
     Path("shown.toml").write_text(capsys.readouterr().out)
     assert cli.main(["config", "check", "shown.toml"]) == 0

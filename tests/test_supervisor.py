@@ -277,3 +277,20 @@ def test_a_program_that_cannot_be_started_dies_like_any_other(tmp_path: Path) ->
     assert child.state == "restarting"
     assert child.check() is None
     child.kill()
+
+
+def test_wrong_settings_end_everything_instead_of_restarting_for_ever(tmp_path: Path) -> None:
+    """A schema that does not fit the file is told once, in one line, and `run` ends with code 1."""
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "correnteza.toml").write_text(
+        '[schema]\ntarget = "y"\nfields = { xx = "float" }\n[generator]\nsource = "replay"\npath = "a.csv"\n'
+        "[services]\nport_base = 31400\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "correnteza", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1, ended.stdout
+    assert ended.stdout.count("error: ") == 1, ended.stdout
+    assert "'xx'" in ended.stdout
+    assert "Traceback" not in ended.stdout
+    assert "settings_refused" in ended.stdout

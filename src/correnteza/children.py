@@ -23,6 +23,8 @@ BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 10.0
 HEALTHY_S = 30.0
 """A child that ran so long starts again with the shortest pause."""
+REFUSED = 78
+"""Exit code of a service whose settings are wrong (EX_CONFIG of sysexits.h): to start it again would not help."""
 LINE_BYTES = 65_536
 """Longer lines of a child are cut into pieces."""
 
@@ -81,12 +83,14 @@ class Death:
         uptime_s: seconds it had run.
         deaths: how often it has died so far, this time included.
         pause_s: seconds until it is started again.
+        refused: whether it said that its settings are wrong.
     """
 
     how: str
     uptime_s: float
     deaths: int
     pause_s: float
+    refused: bool = False
 
 
 @dataclass
@@ -146,10 +150,11 @@ class Child:
         uptime_s = now - self._changed_s
         self.deaths += 1
         self._pause_s = self._backoff.after(uptime_s)
-        how = self._failure or described(self._process.returncode if self._process else 0)
+        code = self._process.returncode if self._process else 0
+        how = self._failure or described(code)
         self._bury()
         self.state, self._changed_s = "restarting", now
-        return Death(how, uptime_s, self.deaths, self._pause_s)
+        return Death(how, uptime_s, self.deaths, self._pause_s, refused=code == REFUSED)
 
     def alive(self) -> bool:
         """Whether its process runs."""

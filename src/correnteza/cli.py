@@ -92,12 +92,13 @@ def _usage(error: TyperException) -> int:
 
 
 def _failed(error: Exception, supervised: bool) -> int:
-    from correnteza.errors import CorrentezaError
+    from correnteza.children import REFUSED
+    from correnteza.errors import ConfigError, CorrentezaError
     from correnteza.output import print_error
 
     if isinstance(error, CorrentezaError):
         print_error(str(error))
-        return 1
+        return REFUSED if supervised and isinstance(error, ConfigError) else 1
     if supervised:  # the supervisor keeps this output, within bounds
         traceback.print_exc()
     else:
@@ -238,9 +239,12 @@ def config_check(
     file: Annotated[Path | None, typer.Argument(help="TOML file.", show_default="correnteza.toml if it is there")] = None,
 ) -> None:
     """Check the settings in a file, and those in the environment."""
+    from correnteza import preflight
     from correnteza.show import differences
 
-    changed = differences(_load(file, {}))
+    settings = _load(file, {})
+    preflight.check(settings)
+    changed = differences(settings)
     print(f"ok: {file or 'settings'}: {len(changed)} not at the default" + (f": {', '.join(changed)}" if changed else ""))
 
 

@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -53,8 +53,8 @@ class FieldTable(Section):
     """A field with bounds: `{ kind = "float", min = 0, max = 120, required = true }`."""
 
     kind: records.FieldKind
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, allow_inf_nan=False)
+    max: float | None = Field(None, allow_inf_nan=False)
     required: bool = False
 
 
@@ -307,7 +307,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
     except SettingsError as error:
-        raise ConfigError(f"environment: {error}; write lists and tables as JSON") from None
+        raise ConfigError(_not_json(error.__cause__ or error)) from None
     return settings
 
 
@@ -359,11 +359,19 @@ def _sections() -> list[str]:
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that are known where an unknown one was found."""
-    if len(location) == 1:
-        return _sections()
-    field = Settings.model_fields.get("schema_table" if location[0] == "schema" else str(location[0]))
-    table = field.annotation if field else None
-    return list(table.model_fields) if isinstance(table, type) and issubclass(table, BaseModel) else []
+    table: type[BaseModel] = Settings
+    for part in location[:-1]:
+        name = "schema_table" if part == "schema" and table is Settings else str(part)
+        field = table.model_fields.get(name)  # none for a place in a list, or for the name of a record's field
+        table = (_table_in(field.annotation) if field else None) or table
+    return _sections() if table is Settings else list(table.model_fields)
+
+
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    """The table that a setting is, or that it is a list or a table of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for part in get_args(annotation) if (table := _table_in(part))), None)
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
@@ -378,7 +386,14 @@ def _explain(fault: Any) -> str:
         return f"{key}: no such setting{_meant(str(location[-1]), _keys_at(location))}"
     if fault["type"] == "missing":
         return f"{key}: is not set; expected a value"
-    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("should")
+    message = str(fault["msg"])
     if fault["type"] == "value_error":
-        return f"{key}: {message}"
-    return f"{key} = {fault['input']!r}: expected to{message}" if message.startswith(" be") else f"{key}: {message}"
+        return f"{key}: {message.removeprefix('Value error, ')}"
+    _, should, expected = message.partition(" should ")  # "Input should be ...", "String should have ..."
+    return f"{key} = {fault['input']!r}: {f'expected to {expected}' if should else message.removeprefix('Input ')}"
+
+
+def _not_json(error: BaseException) -> str:
+    text = getattr(error, "doc", "")  # the value, which tells the variable
+    name = next((name for name, value in os.environ.items() if name.startswith("CORRENTEZA_") and value == text), "environment")
+    return f"{name} = {text!r}: not readable as JSON: {error}; write lists and tables as JSON"

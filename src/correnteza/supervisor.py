@@ -63,7 +63,7 @@ def run(
         command: the program of a service, by its name; None for this package's own.
 
     Returns:
-        The exit code: 0, or 130 after a second Ctrl-C.
+        The exit code: 0; 1 when a service refused its settings; 130 after a second Ctrl-C.
 
     Raises:
         ServiceError: a port is taken, or the data folder is in use or not usable; nothing was started.
@@ -107,6 +107,7 @@ class Supervisor:
         self._settings = settings
         self._asked = ""
         self._interrupts = 0
+        self._refused = False
         self._stopped = threading.Event()
         self._answered: set[str] = set()
 
@@ -129,7 +130,7 @@ class Supervisor:
                 self._kill_all()
                 self._stopped.set()
                 watcher.join(ANSWER_S)
-        return INTERRUPTED if self._interrupts > 1 else 0
+        return INTERRUPTED if self._interrupts > 1 else int(self._refused)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -151,8 +152,15 @@ class Supervisor:
         death = child.check()
         if was == "restarting" and child.state == "running":
             self._report.event("service_restarted", service=child.name, pid=child.pid)
-        if death is not None:
-            self._answered.discard(child.name)
+        if death is None:
+            return
+        self._answered.discard(child.name)
+        if death.refused:
+            self._refused = True
+            reason = f"the {child.name} refuses its settings: see its message"
+            self._report.event("settings_refused", "error", service=child.name, reason=reason)
+            self._asked = self._asked or reason
+        else:
             self._tell(child, death)
 
     def _tell(self, child: Child, death: Death) -> None:

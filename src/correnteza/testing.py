@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from correnteza.errors import CursorError, FencedError, LogError, OffsetRemovedError
+from correnteza.errors import ConfigError, CorrentezaError, CursorError, FencedError, LogError, OffsetRemovedError
 from correnteza.log.base import LATEST, Log, OwnedLog, Policy, Slice, Store
 from correnteza.records import OFFSET, Field, Schema
 from correnteza.stage import Stage
@@ -78,7 +78,7 @@ def read_all(log: Log, limit: int = 1000, after: str | None = None) -> list[dict
             return found
 
 
-def _raises(kind: type[LogError], call: Callable[[], Any]) -> Any:
+def _raises(kind: type[CorrentezaError], call: Callable[[], Any]) -> Any:
     try:
         call()
     except kind as error:
@@ -316,7 +316,7 @@ def a_log_keeps_its_columns(make: Callable[[], Store]) -> None:
     """Opening a log again with other columns is refused."""
     store = make()
     store.log("one", SCHEMA.raw)
-    _raises(LogError, lambda: store.log("one", pa.schema([pa.field("z", pa.float64())])))
+    _raises(ConfigError, lambda: store.log("one", pa.schema([pa.field("z", pa.float64())])))
 
 
 STORE_LAWS: Sequence[Callable[[Callable[[], Store]], None]] = (

@@ -93,7 +93,7 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         ConfigError: the source cannot be what the settings say.
     """
     schema, wanted = settings.schema_of_records, settings.generator
-    paced = Paced(_source(settings), wanted.records_per_second)
+    paced = Paced(source_of(settings), wanted.records_per_second)
     logs = {
         "records": store.log("raw", schema.raw),
         "outcomes": store.log("outcomes", OUTCOMES),
@@ -129,7 +129,12 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
     return create_app(service, _routes(service, receiver, paced)), service
 
 
-def _source(settings: Settings) -> Source:
+def source_of(settings: Settings) -> Source:
+    """The source that the settings ask for.
+
+    Raises:
+        ConfigError: it does not fit the schema, or its file cannot be read.
+    """
     schema = settings.schema_of_records
     if settings.generator.source == "people":
         from correnteza.generator.people import PeopleSource

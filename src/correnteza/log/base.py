@@ -178,7 +178,7 @@ class Store(Protocol):
             bounded: whether retention may shorten it.
 
         Raises:
-            LogError: the log is there with other columns.
+            ConfigError: the log is there with other columns.
         """
 
     def logs(self) -> Mapping[str, OwnedLog]:

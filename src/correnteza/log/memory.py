@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from correnteza.errors import FencedError, LogError
+from correnteza.errors import ConfigError, FencedError, LogError
 from correnteza.log import cursors
 from correnteza.log.base import Appended, Bounds, Claim, Policy, Slice, Trimmed
 from correnteza.log.retention import new_first
@@ -132,7 +132,7 @@ class MemoryStore:
             if not bounded:
                 self._unbounded.add(name)
         if not log.schema.equals(schema):
-            raise LogError(f"log {name}: is there with columns {log.schema.names}, not {schema.names}")
+            raise ConfigError(f"log {name}: is there with columns {log.schema.names}, not {schema.names}")
         return log
 
     def logs(self) -> Mapping[str, MemoryLog]:

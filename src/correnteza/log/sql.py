@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from correnteza.errors import DamagedLogError, FencedError, LogError
+from correnteza.errors import ConfigError, DamagedLogError, FencedError, LogError
 from correnteza.log import cursors
 from correnteza.log.base import Appended, Bounds, Claim, Policy, Slice, Trimmed
 from correnteza.log.retention import new_first
@@ -209,7 +209,7 @@ class SqlStore:
                 self._unbounded.add(name)
         log = self._logs[name]
         if not log.schema.equals(schema):
-            raise LogError(f"log {name}: is open with columns {log.schema.names}, not {schema.names}")
+            raise ConfigError(f"log {name}: is open with columns {log.schema.names}, not {schema.names}")
         return log
 
     def _open(self, name: str, schema: pa.Schema) -> str:
@@ -230,7 +230,7 @@ class SqlStore:
         wanted = [(OFFSET, "INTEGER"), *((f.name, _sql_type(f.type).upper()) for f in schema)]
         if there != wanted:
             odd = sorted({column for column, _ in set(there) ^ set(wanted)})
-            raise LogError(
+            raise ConfigError(
                 f"{self.path}: table {name} has other columns than the schema asks for ({', '.join(odd)} differ); "
                 "was [schema] changed? use another pipeline.name or pipeline.data_dir"
             )

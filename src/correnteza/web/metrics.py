@@ -83,10 +83,15 @@ def _by(_label: str, family: Any, table: Mapping[str, Mapping[str, Any]], column
 def _particular(values: Mapping[str, Any], prefix: str = "correnteza") -> Iterable[Metric]:
     """Numbers that are particular to a service, nested tables by their path."""
     for name, value in values.items():
-        metric = f"{prefix}_{name}".removesuffix("_s") + (
-            "_seconds" if name.endswith("_s") and not name.endswith("_per_s") else ""
-        )
+        metric = f"{prefix}_{_spelt_out(name)}"
         if isinstance(value, Mapping):
             yield from _particular(value, metric)
         elif isinstance(value, int | float) and metric.isidentifier():
             yield GaugeMetricFamily(metric, f"{name} of /status.", value=float(value))
+
+
+def _spelt_out(name: str) -> str:
+    """Prometheus writes units in full."""
+    if name.endswith("_per_s"):
+        return f"{name[:-1]}second"
+    return f"{name[:-1]}seconds" if name.endswith("_s") else name

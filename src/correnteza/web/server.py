@@ -16,7 +16,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from correnteza.errors import ServiceError
+from correnteza.children import REFUSED
+from correnteza.errors import ConfigError, ServiceError
 from correnteza.log.base import Policy
 from correnteza.log.retention import Janitor
 from correnteza.web.service import Service
@@ -88,7 +89,9 @@ def serve(app: FastAPI, service: Service) -> int:
     finally:
         janitor.stop()
         _stop(service)
-    return FAILED if failures else 0
+    if not failures:
+        return 0
+    return REFUSED if isinstance(failures[0], ConfigError) else FAILED
 
 
 def _janitor(service: Service) -> Janitor:
