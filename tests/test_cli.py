@@ -231,7 +231,7 @@ def test_run_ends_with_the_supervisors_code(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("text", ["", BIKES, "[services]\nport_base = 9000\n"])
 def test_what_config_show_prints_passes_config_check_and_means_the_same(capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("file.toml").write_text(text)
-    Path("hour.csv.gz").write_bytes(gzip.compress(b"dteday,temp,hum,season,a note,cnt\n"))
+    Path("hour.csv.gz").write_bytes(gzip.compress(b"dteday;temp;hum;season;a note;cnt\n"))
     assert cli.main(["config", "show", "-c", "file.toml", "--rate", "7"]) == 0
     Path("shown.toml").write_text(capsys.readouterr().out)
     assert cli.main(["config", "check", "shown.toml"]) == 0

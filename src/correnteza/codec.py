@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from correnteza import validation
 from correnteza.errors import InputError, Problem
-from correnteza.records import ID, INTEGER_LIMIT, TEXT_LIMIT, TIMESTAMP, Field, Schema
+from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, TIMESTAMP, Field, Schema
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -38,8 +38,7 @@ BAD_RECORDS = 10_000
 """Most invalid records in a JSON body; with more of them it is not worth while to name each."""
 EXPANSION = 16
 """Texts that the rows of an Arrow column share may come to so many times the length of the body."""
-ECHO = 100
-"""Longest name of the client's that is sent back, in characters."""
+ECHO = 100  # characters of a client's name that are sent back at most
 
 _UNFIT = "the columns of the Arrow stream do not fit the schema"
 _PATH = re.compile(r" - at `\$(?:\[\.\.\.\]|\[\d+\])?\.?([^`]*)`$")
@@ -255,6 +254,8 @@ def _fitted(chunks: pa.ChunkedArray, kind: pa.DataType, most_bytes: int) -> pa.A
     column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
     if _shared_bytes(column) > most_bytes:
         raise pa.ArrowInvalid(f"written out, its texts come to more than {EXPANSION} times the body")
+    if pa.types.is_dictionary(column.type):
+        return _empty_as_null(column.dictionary.cast(kind).take(column.indices))
     return _empty_as_null(column.cast(kind))
 
 
@@ -270,7 +271,6 @@ def _shared_bytes(column: pa.Array) -> int:
 
 
 def _lengths(texts: pa.Array) -> pa.Array:
-    """The length of each text, in bytes."""
     if not (pa.types.is_string_view(texts.type) or pa.types.is_binary_view(texts.type)):
         return pc.binary_length(texts)
     views = np.frombuffer(texts.buffers()[1], np.int32, 4 * len(texts), 16 * texts.offset)
@@ -370,7 +370,7 @@ def json_schema(columns: pa.Schema, title: str, fields: Sequence[Field] = ()) ->
     Args:
         columns: their Arrow schema.
         title: what they are.
-        fields: where bounds are known, the fields with them.
+        fields: where clients send the rows, the fields with their bounds.
     """
     known = {f.name: f for f in fields}
     return {
@@ -378,19 +378,22 @@ def json_schema(columns: pa.Schema, title: str, fields: Sequence[Field] = ()) ->
         "title": title,
         "type": "object",
         "additionalProperties": False,
-        "properties": {column.name: _property(column, known.get(column.name)) for column in columns},
+        "properties": {column.name: _property(column, known.get(column.name), bool(fields)) for column in columns},
         "required": [f.name for f in fields],
     }
 
 
-def _property(column: pa.Field, field: Field | None) -> dict[str, Any]:
+def _property(column: pa.Field, field: Field | None, sent: bool) -> dict[str, Any]:
+    """A column; where clients send it, with the limits that hold for everything that is sent."""
     null = [] if field is not None and field.required else ["null"]
     if pa.types.is_timestamp(column.type):
         return {"type": ["string", *null], "format": "date-time"}
     if pa.types.is_string(column.type):
-        whole = ["integer"] if field is not None and field.kind == "category" else []
-        return {"type": ["string", *whole, *null], "maxLength": TEXT_LIMIT}
+        whole = ["integer"] if sent and (field is None or field.kind == "category") else []
+        limits = {"maxLength": ID_LIMIT if field is None else TEXT_LIMIT, "pattern": "^[^\\u0000]*$"}
+        return {"type": ["string", *whole, *null], **(limits if sent else {})}
     kind = "integer" if pa.types.is_integer(column.type) else "number"
+    limit = INTEGER_LIMIT if kind == "integer" else MAGNITUDE_LIMIT
     low, high = (field.minimum, field.maximum) if field else (None, None)
-    bounds = {"minimum": low, "maximum": high}
-    return {"type": [kind, *null], **{name: value for name, value in bounds.items() if value is not None}}
+    bounds = {"minimum": -limit if low is None else low, "maximum": limit if high is None else high}
+    return {"type": [kind, *null], **(bounds if sent else {})}
