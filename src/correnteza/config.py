@@ -52,10 +52,12 @@ class Pipeline(Section):
 class FieldTable(Section):
     """A field with bounds: `{ kind = "float", min = 0, max = 120, required = true }`."""
 
-    kind: records.FieldKind
-    min: float | None = Field(None, allow_inf_nan=False)
-    max: float | None = Field(None, allow_inf_nan=False)
-    required: bool = False
+    kind: records.FieldKind = Field(
+        description="float and integer are standardised, category is encoded, text and timestamp are carried along."
+    )
+    min: float | None = Field(None, allow_inf_nan=False, description="float, integer: smallest valid value.")
+    max: float | None = Field(None, allow_inf_nan=False, description="float, integer: largest valid value.")
+    required: bool = Field(False, description="Whether a record without a value is refused.")
 
 
 class SchemaTable(Section):

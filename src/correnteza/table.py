@@ -44,7 +44,7 @@ class Row:
         url: its address.
         state: `ready`, else what the service or its supervisor says: `starting`, `waiting`, `restarting`, `down`.
         reason: why it is not ready.
-        rows: rows ever appended to its main log.
+        rows: rows that it has learned from, or else rows ever appended to its main log.
         rows_per_s: rows per second through it, lately.
         lag_rows: rows upstream that it has not read.
         lag_s: seconds since it was level with its upstream log.
@@ -90,7 +90,7 @@ def row(service: str, url: str, status: Mapping[str, Any] | None, restarts: int 
         url,
         state=_state(status),
         reason=str(status.get("reason") or ""),
-        rows=None if next_offset is None else max(0, int(next_offset) - 1),
+        rows=_whole(status.get("learned_rows", None if next_offset is None else int(next_offset) - 1)),
         rows_per_s=_number(status.get("rows_per_s")),
         lag_rows=_whole(status.get("lag_rows")),
         lag_s=_number(status.get("lag_s")),
