@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 
 from correnteza.errors import ConfigError
@@ -189,7 +190,7 @@ class Schema:
 
 def with_offsets(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
     """The batch with the column `offset` in front, counting from `first`."""
-    offsets = pa.array(range(first, first + batch.num_rows), pa.int64())
+    offsets = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
     return pa.RecordBatch.from_arrays([offsets, *batch.columns], names=[OFFSET, *batch.schema.names])
 
 

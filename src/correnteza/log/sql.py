@@ -56,6 +56,7 @@ class SqlLog:
         self._store = store
         self._id = log_id
         self._marked = 0.0
+        self._nothing = with_offsets(empty(schema), 1)
         self._select = f"select * from {quoted(name)} where {OFFSET} >= ? order by {OFFSET} limit ?"  # noqa: S608 - quoted
         self._times = [f.name for f in schema if pa.types.is_timestamp(f.type)]
 
@@ -107,7 +108,7 @@ class SqlLog:
             start = cursors.start(after, back, self._id, self.name, bounds)
             rows = min(limit, bounds.next - start)
             table = connection.table(self._select, start, rows) if rows else None
-        batch = with_offsets(empty(self.schema), start) if table is None else self._checked(table, start, rows)
+        batch = self._nothing if table is None else self._checked(table, start, rows)
         end = start + batch.num_rows
         return Slice(batch, self.cursor(end - 1), bounds.next - end)
 
@@ -125,7 +126,7 @@ class SqlLog:
                 f"log {self.name}: rows around offset {start} are not contiguous; restore {self._store.path}", start
             )
         try:
-            return as_batch(table, with_offsets(empty(self.schema), 1).schema)
+            return as_batch(table, self._nothing.schema)
         except (pa.ArrowInvalid, KeyError) as error:
             reason = f"log {self.name}: rows from offset {start} do not fit its columns ({error}); restore {self._store.path}"
             raise DamagedLogError(reason, start) from None
