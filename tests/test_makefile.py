@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+
+from correnteza.testing import wait_for
 
 ROOT = Path(__file__).parents[1]
 FAKES = Path(__file__).parent / "fakes"
@@ -32,17 +33,6 @@ case "$*" in
     *" install "*) exit {pip_fails};;
 esac
 """
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What the condition returned as soon as it was true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def kill_fake(pid: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pytest
@@ -15,7 +15,7 @@ from correnteza.log.base import Appended, Policy, Slice
 from correnteza.log.memory import MemoryLog, MemoryStore
 from correnteza.records import OFFSET
 from correnteza.stage import Runner, Step
-from correnteza.testing import SCHEMA, check_stage, read_all, rows
+from correnteza.testing import SCHEMA, check_stage, read_all, rows, wait_for
 
 OUT = pa.schema([pa.field("offset_in", pa.int64()), pa.field("seen_before", pa.int64())])
 
@@ -183,7 +183,7 @@ def test_a_second_process_fences_the_first_off() -> None:
         over.set()
 
     runner.start(failed)
-    wait(lambda: world.out.bounds().rows == 7)
+    wait_for(lambda: world.out.bounds().rows == 7)
     world.store.claim("counting")
     world.upstream.append(rows(5, 7))
     assert over.wait(20)
@@ -211,7 +211,7 @@ def test_stopping_does_not_wait_for_an_upstream_that_is_away() -> None:
     runner = world.runner(1)
     ended: list[BaseException] = []
     runner.start(ended.append)
-    wait(lambda: runner.figures.state == "waiting")
+    wait_for(lambda: runner.figures.state == "waiting")
     runner.stop(20)
     assert runner.figures.state == "stopped"
     assert not ended
@@ -228,13 +228,3 @@ def test_the_limit_of_a_stage_ends_batches_where_it_says() -> None:
     runner._limit = lambda state: 5 - state % 5
     runner.run()
     assert sizes == [5, 5, 5, 5, 3]
-
-
-def wait(holds: Callable[[], bool]) -> None:
-    """Until a condition holds."""
-    pause = threading.Event()
-    for _ in range(2000):
-        if holds():
-            return
-        pause.wait(0.01)
-    raise AssertionError("waited 20 s")

@@ -22,19 +22,9 @@ from correnteza.config import Settings, load
 from correnteza.errors import ServiceError
 from correnteza.guards import only_one
 from correnteza.supervisor import SERVICES
+from correnteza.testing import wait_for
 
 DRIVER = Path(__file__).parent / "fakes" / "run_supervisor.py"
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What the condition returned as soon as it was true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def gone(pid: int) -> bool:

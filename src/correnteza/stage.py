@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -114,6 +114,21 @@ class Figures:
         now = time.monotonic()
         recent = [rows for at, rows in list(self._recent) if now - at <= seconds]
         return sum(recent) / seconds
+
+    def plain(self) -> dict[str, Any]:
+        """All figures as plain values, rounded, for `/status`."""
+        return {
+            "state": self.state,
+            "reason": self.reason,
+            "rows": self.rows,
+            "batches": self.batches,
+            "lag_rows": self.lag_rows,
+            "lag_s": round(self.lag_s(), 3),
+            "rows_per_s": round(self.rows_per_s(), 1),
+            "step_s": round(self.step_s, 3),
+            "commit_s": round(self.commit_s, 3),
+            "retries": self.retries,
+        }
 
     def note_read(self, lag_rows: int, rows: int) -> None:
         """Take down what a read found."""

@@ -67,6 +67,21 @@ def _row(i: int) -> dict[str, Any]:
     }
 
 
+def wait_for(holds: Callable[[], Any], what: str = "a condition", seconds: float = 30.0) -> Any:
+    """Wait until a condition holds, and return what it gave.
+
+    Raises:
+        AssertionError: it does not within `seconds`; names `what`.
+    """
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:g} s for {what}")
+        pause.wait(0.02)
+    return found
+
+
 def read_all(log: Log, limit: int = 1000, after: str | None = None) -> list[dict[str, Any]]:
     """Every row behind a cursor."""
     found: list[dict[str, Any]] = []

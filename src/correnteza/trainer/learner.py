@@ -122,16 +122,7 @@ def tell(learner: Learner, figures: Figures, told: Events) -> None:
     """Write the status line."""
     status = {
         "pid": os.getpid(),
-        "state": figures.state,
-        "reason": figures.reason,
-        "rows": figures.rows,
-        "batches": figures.batches,
-        "lag_rows": figures.lag_rows,
-        "lag_s": round(figures.lag_s(), 3),
-        "rows_per_s": round(figures.rows_per_s(), 1),
-        "step_s": round(figures.step_s, 3),
-        "commit_s": round(figures.commit_s, 3),
-        "retries": figures.retries,
+        **figures.plain(),
         "learned_rows": learner.learned_rows,
         "labelled_rows": learner.labelled_rows,
         "window_rows": len(learner.window),

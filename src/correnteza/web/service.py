@@ -11,7 +11,7 @@ from typing import Any
 from correnteza.config import Settings
 from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
-from correnteza.stage import Figures, Runner
+from correnteza.stage import Runner
 
 
 def _nothing() -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Service:
     def describe(self) -> dict[str, Any]:
         """The body of `/status`."""
         reason = self.not_ready()
-        stages = {runner.stage.name: _figures(runner.figures) for runner in self.runners}
+        stages = {runner.stage.name: runner.figures.plain() for runner in self.runners}
         return {
             "service": self.name,
             "version": version("correnteza"),
@@ -88,21 +88,6 @@ class Service:
             "events": dict(self.events.counts),
             **self.status(),
         }
-
-
-def _figures(figures: Figures) -> dict[str, Any]:
-    return {
-        "state": figures.state,
-        "reason": figures.reason,
-        "rows": figures.rows,
-        "batches": figures.batches,
-        "lag_rows": figures.lag_rows,
-        "lag_s": round(figures.lag_s(), 3),
-        "rows_per_s": round(figures.rows_per_s(), 1),
-        "step_s": round(figures.step_s, 3),
-        "commit_s": round(figures.commit_s, 3),
-        "retries": figures.retries,
-    }
 
 
 def _worst(states: list[str]) -> str:
