@@ -129,7 +129,7 @@ class Codec:
                 records.append(msgspec.convert(item, self.record, strict=True))
             except (msgspec.ValidationError, OverflowError) as error:
                 records.append(blank)
-                found.append(_problem(index, str(error)))
+                found.append(problem_of(index, str(error)))
                 if len(found) > BAD_RECORDS:
                     raise InputError(f"more than {BAD_RECORDS} of {len(items)} records are invalid", found) from None
         return self._checked(records, found, single)
@@ -339,8 +339,8 @@ def plain_values(body: bytes, lines: bool) -> tuple[list[Any], bool]:
     return [value], True
 
 
-def _problem(index: int, message: str) -> Problem:
-    """A msgspec message as a problem: the path at its end becomes the field."""
+def problem_of(index: int, message: str) -> Problem:
+    """What msgspec says of the record at `index`, as a problem: the path at the message's end becomes the field."""
     match = _PATH.search(message)
     reason = message[: match.start()] if match else message
     field = match[1] if match else ""
@@ -390,7 +390,7 @@ def _property(column: pa.Field, field: Field | None, sent: bool) -> dict[str, An
         return {"type": ["string", *null], "format": "date-time"}
     if pa.types.is_string(column.type):
         whole = ["integer"] if sent and (field is None or field.kind == "category") else []
-        limits = {"maxLength": ID_LIMIT if field is None else TEXT_LIMIT, "pattern": "^[^\\u0000]*$"}
+        limits = {"maxLength": ID_LIMIT if field is None else TEXT_LIMIT, "pattern": validation.WITHOUT_NUL}
         return {"type": ["string", *whole, *null], **(limits if sent else {})}
     kind = "integer" if pa.types.is_integer(column.type) else "number"
     limit = INTEGER_LIMIT if kind == "integer" else MAGNITUDE_LIMIT

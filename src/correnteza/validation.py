@@ -23,6 +23,8 @@ ID_LIMIT = 200
 """Longest id, in characters."""
 NUL = "\0"
 """SQLite's own functions and most C libraries end a text there, so it would not be the same text everywhere."""
+WITHOUT_NUL = "^[^\\u0000]*$"
+"""The same as a pattern, for documents."""
 FIRST_TIME_US, LAST_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The first and last microsecond of the years 1 and 9999."""
 

@@ -15,15 +15,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from correnteza.codec import ARROW, ID_LIMIT, JSON, MAX_PROBLEMS, NDJSON, Codec, Decoded
+from correnteza.codec import (
+    ARROW,
+    BAD_RECORDS,
+    ID_LIMIT,
+    JSON,
+    MAX_PROBLEMS,
+    NDJSON,
+    Codec,
+    Decoded,
+    plain_values,
+    problem_of,
+)
 from correnteza.errors import InputError, Problem
 from correnteza.events import Event
 from correnteza.generator.receiver import Post, digest
 from correnteza.generator.stage import record_text, rejected_rows
-from correnteza.records import ID, MAGNITUDE_LIMIT
+from correnteza.records import ID, Field, Schema
+from correnteza.validation import beyond_calendar, problems
 
 OUTCOMES = pa.schema([pa.field("id", pa.string()), pa.field("target", pa.float64())])
 """Columns of the log `outcomes`: the truth for a record or a prediction, in the target's unit."""
+_JUDGED_AS = Schema((Field("feature", "float"),), target="target")
+"""Id and target of an outcome obey the same rules as those of a record."""
 
 
 class Outcome(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -69,7 +83,8 @@ def _rejects(decoded: Decoded, bad: Sequence[int], body: bytes, media: str | Non
     for problem in decoded.problems:
         first.setdefault(problem.index, problem)
     kind = _media(media)
-    came = decoded.batch.take(pa.array(bad)).to_pylist() if kind == ARROW else [_plain_values(body, kind)[i] for i in bad]
+    values = [] if kind == ARROW else plain_values(body, kind == NDJSON)[0]
+    came = _shown(decoded.batch.take(pa.array(bad))) if kind == ARROW else [values[i] for i in bad]
     ids = [record.get(ID) if isinstance(record, dict) else None for record in came]
     return rejected_rows(
         (str(given)[:ID_LIMIT] if isinstance(given, str | int) else None, first[i].field, first[i].reason, record_text(record))
@@ -99,18 +114,12 @@ def _media(content_type: str | None) -> str:
     return (content_type or JSON).split(";")[0].strip().lower()
 
 
-def _plain_values(body: bytes, media: str) -> list[Any]:
-    """JSON or NDJSON as plain values, one per record.
-
-    Raises:
-        InputError: it is neither.
-    """
-    try:
-        value = msgspec.json.Decoder().decode_lines(body) if media == NDJSON else msgspec.json.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"the body is not valid JSON: {reason if body.strip() else 'it is empty'}", status=400) from None
-    return value if isinstance(value, list) else [value]
+def _shown(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as plain values; where a time lies outside the years that Python knows, microseconds stand for the times."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type) and beyond_calendar(batch.column(place)).any():
+            batch = batch.set_column(place, field.name, batch.column(place).cast(pa.int64()))
+    return batch.to_pylist()  # type: ignore[no-any-return]
 
 
 def outcomes_post(body: bytes, content_type: str | None, key: str | None) -> Post:
@@ -137,18 +146,16 @@ def outcomes(body: bytes, content_type: str | None) -> pa.RecordBatch:
         raise InputError(f"Content-Type {media[:80]!r} is not read here; send {JSON} or {NDJSON}", status=415)
     found: list[Outcome] = []
     faults: list[Problem] = []
-    for index, item in enumerate(_plain_values(body, media)):
+    for index, item in enumerate(plain_values(body, media == NDJSON)[0]):
         try:
-            outcome = msgspec.convert(item, Outcome)
+            found.append(msgspec.convert(item, Outcome))
         except (msgspec.ValidationError, OverflowError) as error:
-            faults.append(Problem(index, "", str(error)))
-            continue
-        if not abs(outcome.target) <= MAGNITUDE_LIMIT:
-            faults.append(
-                Problem(index, "target", f"{outcome.target} is not within {-MAGNITUDE_LIMIT:g} and {MAGNITUDE_LIMIT:g}")
-            )
-        found.append(outcome)
+            faults.append(problem_of(index, str(error)))
+            if len(faults) > BAD_RECORDS:
+                break
+    columns = [pa.array([str(o.id) for o in found], pa.string()), pa.array([o.target for o in found], pa.float64())]
+    batch = pa.RecordBatch.from_arrays(columns, schema=OUTCOMES)
+    faults = faults or problems(batch, _JUDGED_AS)
     if faults:
         raise InputError(f"{len(faults)} outcomes are invalid; nothing was stored", faults)
-    columns = [pa.array([str(o.id) for o in found], pa.string()), pa.array([o.target for o in found], pa.float64())]
-    return pa.RecordBatch.from_arrays(columns, schema=OUTCOMES)
+    return batch

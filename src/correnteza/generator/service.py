@@ -31,6 +31,7 @@ from correnteza.log.base import Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import MAGNITUDE_LIMIT
 from correnteza.stage import Runner, Source
+from correnteza.validation import WITHOUT_NUL
 from correnteza.web import Service, create_app, serve
 
 NAME = "generator"
@@ -236,7 +237,7 @@ _OUTCOME = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "id": {"type": ["string", "integer"], "minLength": 1, "maxLength": ID_LIMIT},
+        "id": {"type": ["string", "integer"], "minLength": 1, "maxLength": ID_LIMIT, "pattern": WITHOUT_NUL},
         "target": {"type": "number", "minimum": -MAGNITUDE_LIMIT, "maximum": MAGNITUDE_LIMIT},
     },
     "required": ["id", "target"],

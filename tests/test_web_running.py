@@ -1,0 +1,228 @@
+"""Laws of a running service: status, metrics, retention, start and stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from correnteza.errors import LogUnavailableError, ServiceError
+from correnteza.log.base import Policy, Slice
+from correnteza.log.retention import Janitor
+from correnteza.records import with_offsets
+from correnteza.stage import Runner, Step
+from correnteza.web import serve
+from correnteza.web.server import FAILED, bind
+
+from .test_web import ANSWER_S, COLUMNS, World, eventually, refused, rows, served
+from .test_web_logs import read
+
+
+class Once:
+    """A source of one row."""
+
+    def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
+        return Slice(with_offsets(rows(0 if after else 1), 1), "end", 0)
+
+
+class Failing:
+    """A stage that cannot go on."""
+
+    name = "failing"
+
+    def initial(self) -> None:
+        pass
+
+    def dump(self, state: None) -> bytes:
+        return b""
+
+    def load(self, blob: bytes) -> None:
+        pass
+
+    def step(self, state: None, batch: pa.RecordBatch) -> Step[None]:
+        raise RuntimeError("the disk is made of cheese")
+
+
+def failing(world: World) -> None:
+    """Give the service a stage that fails at its first row."""
+    world.service.runners = (Runner(Failing(), Once(), world.store, world.told, batch_rows=1),)
+
+
+def test_a_stage_that_failed_makes_the_service_not_ready_and_says_why() -> None:
+    world = World()
+    failing(world)
+    with served(world) as url:
+        assert requests.get(f"{url}/health/ready", timeout=ANSWER_S).json() == {"status": "ready"}
+        ended = threading.Event()
+        world.service.runners[0].start(lambda _: ended.set())
+        assert ended.wait(ANSWER_S)
+        answer = requests.get(f"{url}/health/ready", timeout=ANSWER_S)
+        assert refused(answer, 503)["detail"] == "stage failing failed: the disk is made of cheese"
+        assert answer.headers["retry-after"]
+        status = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+        assert (status["ready"], status["state"], status["reason"]) == (False, "failed", refused(answer, 503)["detail"])
+        assert requests.get(f"{url}/health/live", timeout=ANSWER_S).json() == {"status": "live"}
+    assert [row["kind"] for row in world.event_log.read(None, 10).batch.to_pylist()] == ["stage_failed"]
+
+
+def test_the_status_has_what_every_service_has_and_what_is_particular() -> None:
+    world = World(status=lambda: {"answers": 3, "reason": "of its own"}, ready=lambda: "not today")
+    failing(world)
+    world.log.append(rows(4))
+    world.told.emit("strange", "because")
+    with served(world) as url:
+        status = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+    shared_keys = {"service", "version", "uptime_s", "ready", "state", "reason", "logs", "lag_rows", "lag_s", "rows_per_s"}
+    assert set(status) == shared_keys | {"stages", "events", "answers"}
+    assert status["logs"]["records"] == {"log": "raw", "first_offset": 1, "next_offset": 5, "rows": 4}
+    assert status["events"] == {"strange": 1}
+    assert (status["ready"], status["reason"], status["answers"]) == (False, "of its own", 3)
+    stage = {"state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries"}
+    assert set(status["stages"]["failing"]) == stage
+
+
+def test_metrics_are_prometheus_text_and_say_what_the_status_says() -> None:
+    """Names with units; numbers of the status by their path; texts left out."""
+    particular = {"answers": 3, "modes": {"random": {"waiting_s": 1.5, "reason": "x"}}, "rows_per_s": 2.0, "none": None}
+    world = World(status=lambda: particular)
+    failing(world)
+    world.log.append(rows(4))
+    world.told.emit("strange", 'a "quoted"\nreason')
+    with served(world) as url:
+        requests.get(f"{url}/nowhere", timeout=ANSWER_S)
+        answer = requests.get(f"{url}/metrics", timeout=ANSWER_S)
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    values = {(s.name, *s.labels.values()): s.value for family in families.values() for s in family.samples}
+    assert values["correnteza_log_rows", "records"] == 4
+    assert values["correnteza_log_next_offset", "records"] == 5
+    assert values["correnteza_events_total", "strange"] == 1
+    assert values["correnteza_http_requests_total", "404", "other"] == 1
+    assert values["correnteza_ready",] == 1
+    assert values["correnteza_stage_rows_total", "failing"] == 0
+    assert (values["correnteza_answers",], values["correnteza_modes_random_waiting_seconds",]) == (3, 1.5)
+    assert values["correnteza_rows_per_second",] == 2
+    assert not any("reason" in name or "none" in name for name in families)
+
+
+def swept(world: World, policy: Policy) -> list[str]:
+    """The reasons of the events that one pass of the janitor tells."""
+    Janitor(world.store, policy, world.told, 3600).sweep(0.0)
+    return [f"{row['kind']}: {row['reason']}" for row in world.event_log.read(None, 100).batch.to_pylist()]
+
+
+def test_the_janitor_removes_what_the_policy_lets_go_without_a_word() -> None:
+    world = World()
+    world.log.append(rows(20))
+    assert swept(world, Policy(rows=8)) == []
+    assert (world.log.bounds().first, world.log.bounds().rows) == (13, 8)
+
+
+def test_the_janitor_waits_for_readers_and_the_loss_of_unread_rows_is_an_event() -> None:
+    world = World()
+    world.log.append(rows(20))
+    world.log.register("slow", world.log.cursor(4))
+    assert swept(world, Policy(rows=8)) == []
+    assert world.log.bounds().first == 5
+    (told,) = swept(world, Policy(rows=8, hard_rows=10))
+    assert world.log.bounds().first == 11
+    assert told == "unread_rows_removed: log raw: 6 rows were removed unread, because it held more than hard_rows=10"
+
+
+def test_a_log_that_cannot_be_trimmed_is_an_event_and_the_others_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    other = world.store.log("other", COLUMNS)
+    other.append(rows(20))
+
+    def locked(policy: Policy, now: float) -> Any:
+        raise LogUnavailableError("the database is busy")
+
+    monkeypatch.setattr(world.log, "trim", locked)
+    assert swept(world, Policy(rows=8)) == ["retention_failed: the database is busy"]
+    assert other.bounds().rows == 8
+
+
+def test_logs_that_are_not_bounded_stay_whole() -> None:
+    world = World()
+    kept = world.store.log("kept", COLUMNS, bounded=False)
+    kept.append(rows(20))
+    swept(world, Policy(rows=1))
+    assert kept.bounds().rows == 20
+
+
+def test_the_janitor_goes_its_rounds_until_it_is_stopped() -> None:
+    world = World()
+    janitor = Janitor(world.store, Policy(rows=8), world.told, 0.01)
+    janitor.start()
+    for _ in range(2):
+        world.log.append(rows(20))
+        eventually(lambda: world.log.bounds().rows == 8)
+    janitor.stop()
+    world.log.append(rows(20))
+    assert world.log.bounds().rows == 28
+
+
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+def test_a_service_whose_stage_fails_for_good_ends_with_code_3() -> None:
+    """So that whoever started it knows that it did not stop because it was told to."""
+    world = World(free_port() - 1)
+    failing(world)
+    stopped: list[str] = []
+    world.service.stop = lambda: stopped.append("service")
+    assert serve(world.app, world.service) == FAILED == 3
+    assert stopped == ["service"]
+
+
+def test_a_service_that_is_told_to_stop_ends_its_waiting_reads_and_streams_at_once_with_code_0() -> None:
+    """Reads that would have waited for half a minute are answered with no rows."""
+    world = World(free_port() - 1)
+    url = world.settings.services.url("generator")
+    waits, subscribe = threading.Semaphore(0), world.log.subscribe
+    reads: list[Future[requests.Response]] = []
+
+    def noted(notify: Callable[[], None]) -> Callable[[], None]:
+        waits.release()
+        return subscribe(notify)
+
+    def stop_when_both_wait() -> None:
+        assert waits.acquire(timeout=ANSWER_S)
+        assert waits.acquire(timeout=ANSWER_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    world.log.subscribe = noted
+    with ThreadPoolExecutor() as pool:
+
+        def start() -> None:
+            """Called once the port is there."""
+            reads.append(pool.submit(read, url, wait_s=30))
+            reads.append(pool.submit(requests.get, f"{url}/records/stream", timeout=ANSWER_S + 30))
+            pool.submit(stop_when_both_wait)
+
+        world.service.start = start
+        began = time.monotonic()
+        assert serve(world.app, world.service) == 0
+        assert time.monotonic() - began < ANSWER_S
+        poll, stream = (answer.result(ANSWER_S) for answer in reads)
+        assert (poll.json()["records"], stream.status_code) == ([], 200)
+
+
+def test_a_port_that_is_taken_is_named_with_the_fix() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"127\.0\.0\.1:{port}.*services\.port_base"):
+            bind("127.0.0.1", port, patience_s=0.0)
