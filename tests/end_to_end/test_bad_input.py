@@ -66,6 +66,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     pipeline.start()
     try:
         pipeline.wait(lambda: all(pipeline.get(name, "/health/ready") for name in SERVICES), "all to be ready")
+        pipeline.wait(lambda: (pipeline.get("consumer", "/status") or {}).get("answers"), "the first answers")
         yield pipeline
         assert set(pipeline.stop().values()) == {0}, pipeline.last_words()
     finally:
