@@ -168,10 +168,10 @@ def test_back_is_the_sources_business() -> None:
 @pytest.mark.parametrize("rate", [-1.0, math.nan, -math.inf])
 def test_what_is_no_rate_is_refused_and_changes_nothing(rate: float) -> None:
     world = World(100.0)
-    with pytest.raises(InputError, match="rate .* per second: expected"):
+    with pytest.raises(InputError, match=r"rate .* per second: expected"):
         world.paced.rate = rate
     assert world.paced.rate == 100.0
-    with pytest.raises(InputError, match="rate .* per second: expected"):
+    with pytest.raises(InputError, match=r"rate .* per second: expected"):
         Paced(Counting(), rate)
 
 

@@ -105,10 +105,17 @@ def test_a_file_that_breaks_off_is_an_error_with_its_row_and_not_an_end(tmp_path
     path = written(tmp_path, "a.csv.gz", [f"2011-01-01,{i},{i * 0.7919},k{i * 7919 % 1000},{i}" for i in range(60_000)])
     path.write_bytes(path.read_bytes()[:-100])
     source = source_of(path)
-    rows, position = 0, None
-    with pytest.raises(DamagedLogError, match=r"a\.csv\.gz: cannot be read from row \d+ on") as caught:
-        while rows < 60_000:  # the reader reads ahead, so the damage may be met before the first rows are given
+    given: list[int] = []
+
+    def read_on() -> None:
+        """To the end, were there one; the reader reads ahead, so the damage may be met before the first rows are given."""
+        position = None
+        while sum(given) < 60_000:
             part = source.read(position, 100_000)
             assert part.batch.num_rows, "the file seemed to end"
-            rows, position = rows + part.batch.num_rows, part.next
-    assert caught.value.offset == rows + 1
+            given.append(part.batch.num_rows)
+            position = part.next
+
+    with pytest.raises(DamagedLogError, match=r"a\.csv\.gz: cannot be read from row \d+ on") as caught:
+        read_on()
+    assert caught.value.offset == sum(given) + 1
