@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from correnteza.errors import ConfigError, DamagedLogError, FencedError, LogError
 from correnteza.log import cursors
@@ -39,6 +40,7 @@ TABLES = (
 )
 """Beside the logs: their ends, the stages' states, how far readers are, and when rows came (one mark a second)."""
 
+_ZONE, _NOTHING = pa.scalar("Z", pa.string()), pa.scalar("", pa.string())
 TRIM_ROWS = 20_000
 """Rows deleted in one transaction, so that writers wait for milliseconds and not for seconds."""
 VACUUM_PAGES = 2_000
@@ -90,7 +92,9 @@ class SqlLog:
     def _storable(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         for name in self._times:
             place = batch.schema.get_field_index(name)
-            batch = batch.set_column(place, name, batch.column(place).cast(pa.string()))
+            # A cast of times with a zone asks the zone's rules for each; UTC has none, and this takes a tenth of the time.
+            plain = batch.column(place).cast(pa.timestamp("us")).cast(pa.string())
+            batch = batch.set_column(place, name, pc.binary_join_element_wise(plain, _ZONE, _NOTHING))
         return batch
 
     def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
