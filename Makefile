@@ -3,6 +3,7 @@
 # make test         formatter check, linter, types, import contract, pytest; ARGS="-k supervisor" goes to pytest
 # make docs         write docs/reference.md anew from the settings, the routes and the commands
 # make bench        the benchmarks; ARGS=--quick for a short run
+# make compare      the same tasks done by others, each in an environment of its own, in one run
 # make constraints  write constraints.txt anew, with the newest versions that pyproject.toml allows
 # make clean        remove what make created; data/ stays
 #
@@ -57,6 +58,11 @@ docs: install
 bench: install
 	@$(BIN)/python bench/pipeline.py $(ARGS)
 	@$(BIN)/python bench/predict.py $(ARGS)
+	@$(BIN)/python bench/logs.py $(ARGS)
+	@$(BIN)/python bench/delay.py $(ARGS)
+
+compare: install
+	@$(BIN)/python bench/compare/run.py $(ARGS)
 
 constraints:
 	@$(MAKE) --no-print-directory python VENV=build/constraints

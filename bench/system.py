@@ -46,8 +46,14 @@ class System:
                 command = [sys.executable, "-m", "correnteza", name]
                 self.processes[name] = subprocess.Popen(command, env=self._environment, cwd=self.folder, stdout=log, stderr=log)
         for name in self._services:
-            wait_for(lambda: self.get(name, "/health/live") is not None, 60, f"{name} to answer")  # noqa: B023 - called at once
+            wait_for(lambda: self._answers(name), 60, f"{name} to answer")  # noqa: B023 - called at once
         return self
+
+    def _answers(self, name: str) -> bool:
+        """Whether our own service answers; raises RuntimeError when it has ended, as when another holds its port."""
+        if self.processes[name].poll() is not None:
+            raise RuntimeError(f"{name} ended: {(self.folder / f'{name}.log').read_text(errors='replace')[-500:]}")
+        return self.get(name, "/health/live") is not None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
