@@ -1,8 +1,10 @@
-"""Latency and throughput of single-record `POST /predict` while the learner retrains without pause.
+"""Latency and throughput of `POST /predict`: while retraining without pause, alone, with swaps, with batches.
 
-One server process, 16 connections, one record per request; the demo flows at 100 records/s and every
-finished training is followed by the next at once. The load generator is a process of its own; its own
-limit is measured against a server that does nothing, and printed beside the result.
+One server process, 16 connections, one record per request. First the demo flows at 100 records/s and every
+finished training is followed by the next at once. Then one more server (`correnteza server`) answers over
+the same data without a learner: alone; with another version put into service every second; and while one
+connection more sends batches of 10,000 records without pause. The load generator is a process of its own;
+its own limit is measured against a server that does nothing, and printed beside the result.
 """
 
 from __future__ import annotations
@@ -13,13 +15,25 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pyarrow as pa
+import requests
+
+from correnteza.codec import ARROW, JSON, NDJSON, arrow_stream
+from correnteza.config import Settings
+from correnteza.trainer.predictor import Predictor
+from correnteza.trainer.questions import Reader
 from system import PORT_BASE, PORTS, System, report, wait_for
 
 CONNECTIONS = 16
+BATCH_ROWS = 10_000
 RECORD = {"job": "Engenheiro civil", "age": 37.0, "education_years": 16.0, "experience_years": 12.0, "weekly_hours": 40.0}
 NOTHING = """
 import asyncio, uvloop
@@ -44,36 +58,145 @@ def main() -> None:
     seconds, runs = (10.0, 1) if arguments.quick else (arguments.seconds, arguments.runs)
     settings = {"TRAINER__RETRAIN_EVERY_S": 0, "TRAINER__MIN_ROWS": 2000, "GENERATOR__RECORDS_PER_SECOND": 5000}
     ceiling = limit_of_the_load_generator()
+    port = PORT_BASE + PORTS["trainer"]
     with System(settings, ("generator", "normalizer", "trainer")) as system:
         wait_for(lambda: system.get("trainer", "/health/ready") is not None, 120, "the first model")
         wait_for(lambda: int(system.get("trainer", "/status")["learned_rows"]) > 15_000, 120, "a full window")
         slow_down(system)
         before = newest(system)
-        found = [load(PORT_BASE + PORTS["trainer"], seconds) for _ in range(runs)]
+        found = [load(port, seconds) for _ in range(runs)]
         trained = newest(system) - before
-        alone = load(PORT_BASE + PORTS["trainer"], min(seconds, 5.0), connections=1)
-    if any(one["failures"] for one in found):
-        raise SystemExit(f"requests failed: {found}")
+        single = load(port, min(seconds, 5.0), connections=1)
+        with alone_on(system, port):
+            alone = [load(port, seconds) for _ in range(runs)]
+            with meanwhile(lambda: swap(port)) as swaps:
+                swapped = [load(port, seconds) for _ in range(runs)]
+            batches = {name: batch_ms(port, kind, body) for name, (kind, body) in bodies().items()}
+            model_ms = model_alone_ms(system)
+            with meanwhile(lambda: ask(port, *bodies()["columns"])) as large:
+                beside = [load(port, seconds) for _ in range(runs)]
+    if any(one["failures"] for one in (*found, *alone, *swapped, *beside)):
+        raise SystemExit(f"requests failed: {found}, {alone}, {swapped}, {beside}")
     names = ("requests_per_s", "p50_ms", "p99_ms")
-    figures = {name: round(statistics.median(one[name] for one in found), 3) for name in names}
-    figures |= {"p50_ms_one_connection": round(alone["p50_ms"], 3), "versions_trained": trained}
+    figures = {name: median(found, name) for name in names}
+    figures |= {"p50_ms_one_connection": round(single["p50_ms"], 3), "versions_trained": trained}
+    figures |= {"p99_ms_alone": median(alone, "p99_ms"), "p99_ms_swaps": median(swapped, "p99_ms")}
+    figures |= {"p99_ms_beside_batches": median(beside, "p99_ms"), "model_ms_10000": round(model_ms, 1)}
+    figures |= {f"batch_ms_{name}": round(ms, 1) for name, ms in batches.items()}
+    quiet = figures["p99_ms_alone"]
     report(
         "bench/predict.py",
         figures,
         [
             f"one record each, {CONNECTIONS} connections, one server, retraining without pause "
-            f"({trained} versions during {runs} runs of {seconds:g} s): median **{figures['requests_per_s']:,.0f} requests/s**, "
+            f"({trained} versions during {runs} runs of {seconds:g} s): "
+            f"median **{figures['requests_per_s']:,.0f} requests/s**, "
             f"p50 {figures['p50_ms']} ms, **p99 {figures['p99_ms']} ms**, no failed request",
             f"one connection: p50 {figures['p50_ms_one_connection']} ms",
+            f"without learner: {median(alone, 'requests_per_s'):,.0f} requests/s, p99 {quiet} ms; so retraining makes p99 "
+            f"{figures['p99_ms'] / quiet:.2f} times as long",
+            f"another version in service every second ({len(swaps)} swaps): p99 {figures['p99_ms_swaps']} ms, "
+            f"{figures['p99_ms_swaps'] / quiet:.2f} times that without, no failed request",
+            f"10,000 records in one request: {', '.join(f'{name} {ms:.1f} ms' for name, ms in batches.items())}; "
+            f"the model alone {model_ms:.1f} ms",
+            f"single records while batches of 10,000 are answered without pause ({len(large)} of them): "
+            f"p99 {figures['p99_ms_beside_batches']} ms",
             f"the load generator alone, against a server that does nothing: {ceiling:,.0f} requests/s",
         ],
     )
 
 
+def median(found: Sequence[Mapping[str, float]], name: str) -> float:
+    """The median of one figure over the runs."""
+    return round(statistics.median(one[name] for one in found), 3)
+
+
+@contextmanager
+def alone_on(system: System, port: int) -> Iterator[None]:
+    """Stop all services for the block; a server without a learner answers on the trainer's port."""
+    for process in system.processes.values():
+        process.terminate()
+    for process in system.processes.values():
+        process.wait(15)
+    command = [sys.executable, "-m", "correnteza", "server", "--port", str(port), "--data-dir", str(system.folder)]
+    server = subprocess.Popen(command, cwd=system.folder, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: system.get("trainer", "/health/ready") is not None, 60, "the server")
+        yield
+    finally:
+        server.terminate()
+        server.wait(15)
+
+
+@contextmanager
+def meanwhile(call: Callable[[], object]) -> Iterator[list[object]]:
+    """Call again and again from a thread for as long as the block lasts; gives what the calls returned."""
+    done, found = threading.Event(), list[object]()
+
+    def run() -> None:
+        while not done.is_set():
+            found.append(call())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def swap(port: int) -> None:
+    """Put the one of the two last versions into service that is not, and let the rest of a second pass."""
+    began = time.perf_counter()
+    url = f"http://127.0.0.1:{port}/models"
+    old = next(one["version"] for one in requests.get(url, timeout=10).json()[-2:] if not one["in_service"])
+    assert requests.post(f"{url}/{old}/promote", timeout=10).ok
+    time.sleep(max(0.0, 1 - (time.perf_counter() - began)))
+
+
+def bodies() -> dict[str, tuple[str, bytes]]:
+    """Content type and body of 10,000 records, in each form."""
+    rows = [{**RECORD, "age": 20.0 + i % 60} for i in range(BATCH_ROWS)]
+    columns = {"columns": [*RECORD], "rows": [[*row.values()] for row in rows]}
+    return {
+        "array": (JSON, msgspec.json.encode(rows)),
+        "columns": (JSON, msgspec.json.encode(columns)),
+        "NDJSON": (NDJSON, msgspec.json.Encoder().encode_lines(rows)),
+        "Arrow": (ARROW, arrow_stream(pa.RecordBatch.from_pylist(rows))),
+    }
+
+
+def ask(port: int, kind: str, body: bytes) -> float:
+    """One request; its time in ms. The answer comes as the question: Arrow for Arrow, NDJSON for NDJSON."""
+    began = time.perf_counter()
+    url, headers = f"http://127.0.0.1:{port}/predict", {"content-type": kind, "accept": kind}
+    answer = requests.post(url, body, headers=headers, timeout=30)
+    took_s = time.perf_counter() - began
+    assert answer.ok, answer.text
+    return took_s * 1e3
+
+
+def batch_ms(port: int, kind: str, body: bytes) -> float:
+    """Median time of some requests, after the first."""
+    return statistics.median([ask(port, kind, body) for _ in range(11)][1:])
+
+
+def model_alone_ms(system: System) -> float:
+    """Median time of the model itself for the same records, without HTTP, in this process."""
+    version = max(int(path.name) for path in (system.folder / "models").iterdir() if path.name.isdecimal())
+    predictor = Predictor((system.folder / "models" / str(version) / "model.onnx").read_bytes())
+    question = Reader(Settings().schema_of_records).read(bodies()["array"][1], JSON)
+    times = []
+    for _ in range(11):
+        began = time.perf_counter()
+        predictor.predict(question.numbers, question.categories)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e3
+
+
 def slow_down(system: System) -> None:
     """From filling the window to the demo's rate."""
-    import requests
-
     answer = requests.put(system.url("generator", "/rate"), json={"records_per_second": 100}, timeout=10)
     assert answer.status_code == HTTPStatus.OK, answer.text
 

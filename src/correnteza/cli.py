@@ -114,6 +114,7 @@ def _app() -> typer.Typer:
     app.command("run")(run)
     for name, text in SERVICE_COMMANDS.items():
         app.command(name, help=text)(generator if name == "generator" else _service(name))
+    app.command("server")(server)
     app.command("status")(status)
     app.command("sql")(sql)
     config = _group("Check and show the settings.", _help)
@@ -196,6 +197,20 @@ def _serve(name: str, config: Path | None, flags: Mapping[str, Any], supervised:
     settings = _load(config, flags)
     output.set_up(settings.services.log_format)
     return int(import_module(f"correnteza.{name}.service").main(settings))
+
+
+def server(
+    port: Annotated[int, typer.Option(parser=_integer, help="Port to answer on.", metavar="PORT")],
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Run one more prediction server over a trainer's data folder, on a port of its own."""
+    from correnteza import output
+    from correnteza.trainer.service import serve_elsewhere
+
+    settings = _load(config, _flags(data_dir=data_dir))
+    output.set_up(settings.services.log_format)
+    return serve_elsewhere(settings, port)
 
 
 def status(config: Config = None, port_base: PortBase = None, as_json: Json = False) -> None:

@@ -91,21 +91,10 @@ class SchemaTable(Section):
 
 def demo_schema() -> SchemaTable:
     """People with an income to predict."""
-    return SchemaTable.model_validate(
-        {
-            "target": "income",
-            "timestamp": "event_time",
-            "fields": {
-                "name": "text",
-                "city": "text",
-                "job": "category",
-                "age": {"kind": "float", "min": 0, "max": 130},
-                "education_years": {"kind": "float", "min": 0, "max": 40},
-                "experience_years": {"kind": "float", "min": 0, "max": 100},
-                "weekly_hours": {"kind": "float", "min": 0, "max": 168},
-            },
-        }
-    )
+    highest = {"age": 130, "education_years": 40, "experience_years": 100, "weekly_hours": 168}
+    numbers = {name: {"kind": "float", "min": 0, "max": high} for name, high in highest.items()}
+    fields = {"name": "text", "city": "text", "job": "category", **numbers}
+    return SchemaTable.model_validate({"target": "income", "timestamp": "event_time", "fields": fields})
 
 
 class Drift(Section):
@@ -188,6 +177,7 @@ class Trainer(Section):
     level: float = Field(0.9, gt=0, lt=1, description="Level of the prediction intervals.")
     keep_versions: int = Field(20, ge=2, description="Model versions whose files are kept.")
     nice: int = Field(19, ge=0, le=19, description="Niceness of the training process, so that it does not delay answers.")
+    servers: int = Field(1, ge=1, le=64, description="Processes that answer requests on the trainer's port.")
 
     @model_validator(mode="before")
     @classmethod
@@ -229,6 +219,8 @@ class Services(Section):
     host: str = Field("127.0.0.1", description="Address to bind to.")
     port_base: int = Field(8000, ge=1, le=65_000, description="Port of the dashboard; the others follow it.")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest request body.")
+    max_in_flight: int = Field(1000, ge=1, description="Requests in work at a time; more are answered with 503 at once.")
+    receive_timeout_s: float = Field(30.0, gt=0, description="Seconds for a request's head to arrive, and for its body.")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else JSON.")
 
     def port(self, service: str) -> int:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from correnteza import events
+from correnteza.codec import ARROW, NDJSON
 from correnteza.config import Settings
 from correnteza.events import Events
 from correnteza.log.memory import MemoryStore
@@ -56,14 +57,15 @@ class Asking:
 
     serving: Serving | None = None
     store: MemoryStore = field(default_factory=MemoryStore)
+    settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         logs = {"records": self.store.log("predictions", PREDICTIONS), "events": self.store.log("events", events.SCHEMA)}
         self.told = Events("trainer", logs["events"])
         self.answers = Answers(logs["records"], self.told)
-        service = Service("trainer", Settings(), {}, logs, self.told)
+        self.service = Service("trainer", self.settings, {}, logs, self.told)
         endpoint = Predict(SCHEMA, lambda: self.serving, lambda: "no model yet: 3 of 100 labelled rows", self.answers)
-        self.app: FastAPI = create_app(service, None, [Route("/predict", endpoint, methods=["POST"])])
+        self.app: FastAPI = create_app(self.service, None, [Route("/predict", endpoint, methods=["POST"])])
 
     def serve(self, version: int, half_width: float | None = None) -> Echo:
         echo = Echo(version)
@@ -71,13 +73,14 @@ class Asking:
         return echo
 
     async def call(
-        self, body: bytes, kind: str | None = JSON_TYPE, method: str = "POST", chunks: int = 1
+        self, body: bytes, kind: str | None = JSON_TYPE, method: str = "POST", chunks: int = 1, accept: str | None = None
     ) -> tuple[int, Mapping[str, str], Any]:
         """One request, through the whole application."""
         size = max(1, -(-len(body) // chunks))
         parts = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
         messages = [{"type": "http.request", "body": part, "more_body": i + 1 < len(parts)} for i, part in enumerate(parts)]
         headers = [(b"content-type", kind.encode())] if kind is not None else []
+        headers += [(b"accept", accept.encode())] if accept is not None else []
         scope = {
             "type": "http", "method": method, "path": "/predict", "raw_path": b"/predict", "root_path": "", "scheme": "http",
             "query_string": b"", "headers": headers, "http_version": "1.1", "server": ("x", 80), "client": ("x", 1),
@@ -92,7 +95,8 @@ class Asking:
 
         await self.app(scope, receive, send)
         found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return sent[0]["status"], found, json.loads(b"".join(m["body"] for m in sent[1:]))
+        content = b"".join(m["body"] for m in sent[1:])
+        return sent[0]["status"], found, content if found["content-type"] in (NDJSON, ARROW) else json.loads(content)
 
     def ask(self, body: bytes, kind: str | None = JSON_TYPE, **more: Any) -> tuple[int, Mapping[str, str], Any]:
         return asyncio.run(self.call(body, kind, **more))

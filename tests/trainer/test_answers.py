@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from correnteza.errors import LogError, LogUnavailableError
 from correnteza.log.base import Appended
 from correnteza.testing import read_all
 from correnteza.trainer.answers import PREDICTIONS
-from correnteza.trainer.questions import text_of
+from correnteza.trainer.questions import texts_of
 
 from .asking import Asking
 
@@ -114,5 +115,15 @@ def test_rows_left_when_the_service_ends_are_told() -> None:
     assert events_of(world) == [("predictions_not_stored", 1)]
 
 
-def test_text_of_a_record_has_no_missing_values() -> None:
-    assert text_of({"a": 1, "b": None}) == '{"a":1}'
+def test_records_are_stored_as_json_without_missing_values_whatever_they_came_as() -> None:
+    values = {
+        "a b": [1.5, None, 3.0],
+        "t": ['quo"te', "line\nbreak", None],
+        "at": [None, None, datetime(2026, 1, 31, tzinfo=UTC)],
+    }
+    batch = pa.RecordBatch.from_pydict(values)
+    expected = [{"a b": 1.5, "t": 'quo"te'}, {"t": "line\nbreak"}, {"a b": 3.0, "at": "2026-01-31T00:00:00Z"}]
+    for records in (batch, batch.to_pylist()):
+        assert [json.loads(text) for text in texts_of(records).to_pylist()] == expected
+    assert texts_of(batch.select(["a b"]).slice(1, 1)).to_pylist() == ["{}"]
+    assert texts_of([]).to_pylist() == []

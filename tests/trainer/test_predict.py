@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from correnteza.codec import ARROW, NDJSON, arrow_stream
 from correnteza.errors import InputError
 from correnteza.records import Field, Schema
 from correnteza.trainer.predict import INLINE_BYTES, INLINE_ROWS, openapi_path
-from correnteza.trainer.questions import Reader
+from correnteza.trainer.questions import Question, Reader, texts_of
 
 from .asking import JSON_TYPE, SCHEMA, Asking
 
@@ -83,6 +83,36 @@ def test_ndjson_and_arrow_are_read_as_json_is(world: Asking) -> None:
     assert [[a["prediction"] for a in answer] for answer in answers] == [[4.0, 5.0]] * 3
 
 
+def test_columns_are_read_as_objects_are_also_in_what_is_stored(world: Asking) -> None:
+    echo = world.serve(1)
+    columns = ["kind", "id", "rooms", "note", "at"]
+    rows: list[list[Any]] = [["flat", 7, 2, None, "2026-01-31T12:00:00Z"], [None, None, None, "x", None], [5, "", 1, "", None]]
+    body = {"columns": columns, "rows": rows}
+    objects = [dict(zip(columns, row, strict=True)) for row in rows]
+    first, second = (world.ask(json.dumps(one).encode())[2] for one in (body, objects))
+    assert [a["prediction"] for a in first] == [a["prediction"] for a in second] == [3.0, 1.0, 2.0]
+    assert first[0]["id"] == "7"
+    assert echo.asked[0][1].tolist() == echo.asked[1][1].tolist() == [["flat"], [""], ["5"]]
+    texts = [texts_of(Reader(SCHEMA).read(json.dumps(one).encode(), None).records).to_pylist() for one in (body, objects)]
+    assert [json.loads(text) for text in texts[0]] == [json.loads(text) for text in texts[1]]
+    assert world.ask(b'{"columns": ["rooms"], "rows": []}')[2] == []
+
+
+@pytest.mark.parametrize("half_width", [None, 2.5])
+@pytest.mark.parametrize("rows", [1, 3, 1200])
+def test_the_answer_is_the_same_in_every_media_type(world: Asking, rows: int, half_width: float | None) -> None:
+    world.serve(4, half_width)
+    body = msgspec.json.encode([{"id": f"r{i}", "select from": i / 7} for i in range(rows)])
+    as_json = world.ask(body)[2]
+    _, headers, lines = world.ask(body, accept=NDJSON)
+    assert headers["content-type"] == NDJSON
+    assert [json.loads(line) for line in lines.splitlines()] == as_json
+    _, headers, stream = world.ask(body, accept=ARROW)
+    assert headers["content-type"] == ARROW
+    assert pa.ipc.open_stream(stream).read_all().to_pylist() == as_json
+    assert len(world.ask(b"[]", accept=NDJSON)[2]) == 0
+
+
 FIELDS = {
     "select from": st.floats(0, 200) | st.integers(0, 200) | st.none(),
     "rooms": st.integers(-(2**53), 2**53) | st.none(),
@@ -112,9 +142,40 @@ def test_the_fast_way_reads_what_the_slow_way_reads_and_accepts_no_more(record: 
             reader.read(body, JSON_TYPE)
         return
     fast = reader.read(body, JSON_TYPE)
+    assert_equal(fast, slow)
+    assert fast.single
+
+
+def assert_equal(fast: Question, slow: Question) -> None:
     assert repr(fast.numbers) == repr(slow.numbers)
     assert fast.categories.tolist() == slow.categories.tolist()
-    assert fast.ids == slow.ids
+    assert list(fast.ids) == list(slow.ids)
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*FIELDS, "price"]), min_size=1, max_size=6), st.data())
+def test_columns_and_lists_of_objects_are_read_and_refused_alike(names: list[str], data: st.DataObject) -> None:
+    """Differential law: what a body of columns means is what the same objects mean, by either path."""
+    value = {name: FIELDS.get(name, st.none()) | st.sampled_from([False, "x", 1e300, -1, []]) for name in names}
+    rows = data.draw(st.lists(st.tuples(*(value[name] for name in names)), min_size=1, max_size=3))
+    reader = Reader(SCHEMA)
+    columns = json.dumps({"columns": names, "rows": rows}).encode()
+    objects = json.dumps([dict(zip(names, row, strict=True)) for row in rows]).encode()
+    if len({*names}) < len(names) or "price" in names:
+        with pytest.raises(InputError):
+            reader.read(columns, None)
+        return
+    found = [outcome(read, body) for read in (reader.read, reader._slowly) for body in (columns, objects)]
+    assert found[1:] == found[:-1]
+
+
+def outcome(read: Callable[[bytes, str | None], Question], body: bytes) -> object:
+    """What a reader makes of a body, in a form that can be compared."""
+    try:
+        question = read(body, JSON_TYPE)
+    except InputError as refused:
+        return refused.problems
+    return repr(question.numbers), question.categories.tolist(), list(question.ids)
 
 
 # What is refused
@@ -152,6 +213,20 @@ BAD: dict[str, tuple[bytes, str | None, int, str]] = {
     "a list in a list": (b'[[{"rooms": 1}]]', JSON_TYPE, 422, ""),
     "wrong content type": (b"{}", "text/plain", 415, ""),
     "a form": (b"rooms=1", "application/x-www-form-urlencoded", 415, ""),
+    "columns: an unknown one": (b'{"columns": ["colour"], "rows": [[1]]}', JSON_TYPE, 422, "colour"),
+    "columns: no name": (b'{"columns": [1], "rows": [[1]]}', JSON_TYPE, 422, "1"),
+    "columns: one twice": (b'{"columns": ["rooms", "rooms"], "rows": [[1, 1]]}', JSON_TYPE, 422, "rooms"),
+    "columns: the target": (b'{"columns": ["price"], "rows": [[1]]}', JSON_TYPE, 422, "price"),
+    "columns: a short row": (b'{"columns": ["rooms", "kind"], "rows": [[1]]}', JSON_TYPE, 422, ""),
+    "columns: a long row": (b'{"columns": ["rooms"], "rows": [[1, 2]]}', JSON_TYPE, 422, ""),
+    "columns: a row that is none": (b'{"columns": ["rooms"], "rows": [1]}', JSON_TYPE, 422, ""),
+    "columns: a wrong type": (b'{"columns": ["rooms"], "rows": [["x"]]}', JSON_TYPE, 422, "rooms"),
+    "columns: out of bounds": (b'{"rows": [[-1]], "columns": ["select from"]}', JSON_TYPE, 422, "select from"),
+    "columns without rows": (b'{"columns": ["rooms"]}', JSON_TYPE, 422, "columns"),
+    "columns: rows that are none": (b'{"columns": ["rooms"], "rows": 1}', JSON_TYPE, 422, "columns"),
+    "columns: NUL": (b'{"columns": ["kind"], "rows": [["\\u0000"]]}', JSON_TYPE, 422, "kind"),
+    "a broken line": (b'{"rooms": 1', NDJSON, 400, ""),
+    "an empty body of lines": (b"\n", NDJSON, 400, ""),
     "no Arrow stream": (b"{}", ARROW, 400, ""),
 }
 
@@ -178,6 +253,12 @@ def test_every_bad_record_of_an_array_is_listed_and_nothing_is_answered(world: A
     assert world.answers.served_rows == 0
 
 
+def test_every_bad_row_of_columns_is_listed_by_index_and_field(world: Asking) -> None:
+    status, _, problem = world.ask(b'{"columns": ["rooms", "kind"], "rows": [[1, "a"], ["x", "a"], [2, false]]}')
+    assert status == 422
+    assert [(e["index"], e["field"]) for e in problem["errors"]] == [(1, "rooms"), (2, "kind")]
+
+
 def test_the_target_is_refused_with_the_advice_to_leave_it_out(world: Asking) -> None:
     assert "leave it out" in world.ask(b'{"price": 5}')[2]["errors"][0]["reason"]
 
@@ -185,9 +266,10 @@ def test_the_target_is_refused_with_the_advice_to_leave_it_out(world: Asking) ->
 def test_a_required_field_must_be_there() -> None:
     reader = Reader(Schema((Field("size", "float", required=True),), target="price"))
     assert reader.read(b'{"size": 1}', None).numbers.tolist() == [[1.0]]
-    with pytest.raises(InputError) as refused:
-        reader.read(b"[{}]", None)
-    assert [(p.index, p.field) for p in refused.value.problems] == [(0, "size")]
+    for body in (b"[{}]", b'{"columns": ["id"], "rows": [["a"]]}', b'{"columns": [], "rows": [[]]}'):
+        with pytest.raises(InputError) as refused:
+            reader.read(body, None)
+        assert [(p.index, p.field) for p in refused.value.problems] == [(0, "size")]
 
 
 def test_another_method_is_refused(world: Asking) -> None:
@@ -232,8 +314,8 @@ def test_swaps_under_concurrent_requests_give_no_failed_and_no_mixed_answer(worl
         assert told == {(version, version, 0.0, 2.0 * version)}
 
 
-def test_the_documented_example_is_accepted() -> None:
-    path = openapi_path(SCHEMA)["post"]
-    example = path["requestBody"]["content"][JSON_TYPE]["example"]
-    assert "price" not in example
-    assert len(Reader(SCHEMA).read(json.dumps(example).encode(), None).ids) == 1
+def test_the_documented_examples_are_accepted() -> None:
+    examples = openapi_path(SCHEMA)["post"]["requestBody"]["content"][JSON_TYPE]["examples"]
+    assert "price" not in examples["one record"]["value"]
+    rows = [len(Reader(SCHEMA).read(json.dumps(example["value"]).encode(), None).ids) for example in examples.values()]
+    assert rows == [1, 2, 1]

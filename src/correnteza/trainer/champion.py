@@ -1,22 +1,22 @@
 """The version in service, followed by the processes that use it.
 
 Invariants:
-- A version is loaded and has answered once before it replaces the old one.
+- A version is loaded and has answered its probe rows as when it was made before it replaces the old one.
 - A version that cannot be loaded or is not the registered one is refused with an event; the old one stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-
-import numpy as np
+from typing import Any
 
 from correnteza.errors import ModelError
 from correnteza.events import Events
 from correnteza.log.base import OwnedLog
 from correnteza.records import Schema
+from correnteza.trainer import probe
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.registry import Registry
 
@@ -91,7 +91,7 @@ class Follower:
     def _load(self, version: int, since: datetime) -> bool:
         try:
             predictor = Predictor(self._registry.model_bytes(version))
-            self._try_out(predictor)
+            self._try_out(predictor, self._registry.manifest(version).get("probe") or {})
         except (ModelError, ValueError, RuntimeError) as error:
             self.refused = f"version {version} is refused: {error}"
             self._events.emit("model_refused", str(error), version=version)
@@ -99,9 +99,8 @@ class Follower:
         self.champion = Champion(version, since, predictor)
         return True
 
-    def _try_out(self, predictor: Predictor) -> None:
-        """Let it answer once, which also makes the first real answer as fast as the others."""
+    def _try_out(self, predictor: Predictor, answers: Mapping[str, Any]) -> None:
         fields = (self._schema.numeric, self._schema.categories)
         if (predictor.numbers, predictor.categories) != fields:
             raise ValueError(f"it was trained for the fields {predictor.numbers + predictor.categories}, not for [schema]'s")
-        predictor.predict(np.full((1, len(fields[0])), np.nan), np.full((1, len(fields[1])), "", object))
+        probe.check(predictor, answers)

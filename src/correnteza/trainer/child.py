@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from typing import IO
 
 from correnteza.errors import ConfigError, ModelError
@@ -21,6 +22,9 @@ from correnteza.trainer.training import Job, Trained, fit
 
 PR_SET_PDEATHSIG = 1
 """Of Linux' prctl(2)."""
+
+LOWEST = 19
+"""Niceness that asks for the lowest priority there is: Linux then gives a wakened server the processor at once."""
 
 
 def run_child(parent: int, nice: int) -> None:
@@ -34,6 +38,9 @@ def run_child(parent: int, nice: int) -> None:
     _die_with(parent)
     if hasattr(os, "nice"):
         os.nice(nice)
+    if nice == LOWEST and hasattr(os, "SCHED_IDLE"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()

@@ -20,14 +20,17 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from correnteza.codec import JSON, json_schema
+from correnteza.codec import ARROW, JSON, NDJSON, json_schema
 from correnteza.errors import NoModelError
 from correnteza.records import Schema
 from correnteza.trainer.answers import Answered, Answers, Ids
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.questions import Question, Reader
+from correnteza.trainer.replies import EXAMPLE, Answer, encode, media_for
 
 PATH = "/predict"
+DESCRIPTION = """Missing fields are missing values. The answer to an array is an array in the same order; so is that to
+NDJSON, to an Arrow stream, and to records by columns. `Accept` chooses JSON, NDJSON or an Arrow stream for the answer."""
 INLINE_BYTES = 4096
 INLINE_ROWS = 64
 """Larger requests are answered from a thread."""
@@ -49,19 +52,6 @@ class Serving:
     half_width: float | None
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The answer for one record; see `EXAMPLE`."""
-
-    id: str
-    prediction: float
-    lower: float | None
-    upper: float | None
-    model_version: int
-
-
-EXAMPLE = {"id": "9f2c61d0a7be-1", "prediction": 4213.7, "lower": 3402.1, "upper": 5025.3, "model_version": 3}
-
-
 class Predict:
     """The endpoint.
 
@@ -72,6 +62,9 @@ class Predict:
         answers: where answers are stored.
     """
 
+    path = PATH
+    """What its answers are counted under."""
+
     def __init__(
         self, schema: Schema, serving: Callable[[], Serving | None], not_ready: Callable[[], str], answers: Answers
     ) -> None:
@@ -80,42 +73,55 @@ class Predict:
         self._not_ready = not_ready
         self._answers = answers
         self._ids = Ids()
-        self._encode = msgspec.json.Encoder().encode
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; errors are answered by the application's handlers."""
         body = await _body(receive)
-        kind = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), None)
+        kind, media = None, JSON
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                kind = value.decode("latin-1")
+            elif name == b"accept":
+                media = media_for(value)
         if len(body) <= INLINE_BYTES:
             question = self._reader.read(body, kind)
-            answer = self.answer(question) if len(question.ids) <= INLINE_ROWS else await self._aside(self.answer, question)
+            few = len(question.ids) <= INLINE_ROWS
+            answer = self.answer(question, media) if few else await self._aside(self.answer, question, media)
         else:
-            answer = await self._aside(lambda: self.answer(self._reader.read(body, kind)))
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+            answer = await self._aside(lambda: self.answer(self._reader.read(body, kind), media))
+        headers = [(b"content-type", media.encode()), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    def answer(self, question: Question) -> bytes:
-        """The body of the answer.
+    def answered(self, question: Question, serving: Serving | None = None) -> Answered:
+        """Predict, give ids, and hand over to be stored; the answer is not encoded yet.
+
+        Args:
+            question: the records.
+            serving: what to answer with; None is the version in service.
 
         Raises:
             NoModelError: there is no model yet.
         """
-        serving = self._serving()
+        serving = serving or self._serving()
         if serving is None:
             raise NoModelError(self._not_ready())
-        ids = [given or self._ids.next() for given in question.ids]
+        ids = self._ids.fill(question.ids)
         predictions = serving.predictor.predict(question.numbers, question.categories) if ids else np.empty(0)
-        half = serving.half_width
-        answers = [
-            Answer(i, p, None if half is None else p - half, None if half is None else p + half, serving.version)
-            for i, p in zip(ids, predictions.tolist(), strict=True)
-        ]
+        at_us = time.time_ns() // 1000
+        answered = Answered(ids, serving.version, predictions, serving.half_width, question.records, at_us)
         if ids:
-            at_us = time.time_ns() // 1000
-            self._answers.put(Answered(ids, serving.version, predictions, half, question.records, at_us))
-        return self._encode(answers[0] if question.single else answers)
+            self._answers.put(answered)
+        return answered
+
+    def answer(self, question: Question, media: str = JSON) -> bytes:
+        """The body of the answer, in one of the media types of `correnteza.codec`.
+
+        Raises:
+            NoModelError: there is no model yet.
+        """
+        return encode(self.answered(question), media, question.single)
 
     async def _aside(self, call: Callable[..., bytes], *arguments: Any) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
@@ -145,17 +151,38 @@ def openapi_path(schema: Schema) -> dict[str, Any]:
     del record["$schema"], record["properties"][schema.target]
     record["required"] = [field.name for field in schema.fields if field.required]
     answer = msgspec.json.schema(Answer)["$defs"]["Answer"]
-    ok = {"description": "The predictions.", "content": {JSON: {"schema": _one_or_many(answer), "example": EXAMPLE}}}
-    body = {"required": True, "content": {JSON: {"schema": _one_or_many(record), "example": _example(schema)}}}
+    answers = {JSON: {"schema": _one_or_many(answer), "example": EXAMPLE}, NDJSON: {"schema": answer}, ARROW: {}}
+    asked = {JSON: {"schema": _body_schema(record), "examples": _examples(schema)}, NDJSON: {"schema": record}, ARROW: {}}
     return {
         "post": {
             "tags": ["model"],
             "operationId": "predict",
             "summary": "Predict the target of one record or of several",
-            "description": "Missing fields are missing values. The answer to an array is an array in the same order.",
-            "requestBody": body,
-            "responses": {"200": ok},
+            "description": DESCRIPTION,
+            "requestBody": {"required": True, "content": asked},
+            "responses": {"200": {"description": "The predictions.", "content": answers}},
         }
+    }
+
+
+def _body_schema(record: dict[str, Any]) -> dict[str, Any]:
+    row = {"type": "array", "items": {"type": ["string", "number", "null"]}}
+    columns = {
+        "type": "object",
+        "title": "records by columns",
+        "properties": {"columns": {"type": "array", "items": {"type": "string"}}, "rows": {"type": "array", "items": row}},
+        "required": ["columns", "rows"],
+        "additionalProperties": False,
+    }
+    return {"oneOf": [*_one_or_many(record)["oneOf"], columns]}
+
+
+def _examples(schema: Schema) -> dict[str, Any]:
+    one = _example(schema)
+    return {
+        "one record": {"value": one},
+        "several records": {"value": [one, one]},
+        "columns": {"value": {"columns": [*one], "rows": [[*one.values()]]}},
     }
 
 

@@ -4,22 +4,26 @@ Invariants:
 - The fast path accepts only what `codec.Codec` accepts too, and reads it in the same way; everything
   else goes to the codec, which knows every fault by record and field.
 - A missing field and a null are missing values; an unknown field, the target among them, is refused.
+- Many records are taken column by column; no loop of Python's own goes over them but that for texts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Meta
 
-from correnteza.codec import ID_LIMIT, JSON, Codec, encode_rows
+from correnteza.codec import ECHO, ID_LIMIT, JSON, NDJSON, Codec
 from correnteza.errors import InputError, Problem
 from correnteza.features import Floats
 from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
@@ -31,6 +35,30 @@ _LIST = (b"[", b" ", b"\n", b"\t", b"\r")
 _ESCAPED_NUL = b"\\u0000"
 """A NUL can only come in this way; texts with it are refused, and rare enough for the slow path to say so."""
 
+_ID: Any = Annotated[str, Meta(max_length=ID_LIMIT)] | int
+_ORDERS = 16
+"""Orders of columns whose decoders are kept."""
+_AT_ONCE = 500
+"""Records that one call into C encodes, so that other threads get their turn within a fraction of a millisecond."""
+
+
+class _Columns(msgspec.Struct, forbid_unknown_fields=True):
+    """The form `{"columns": [...], "rows": [[...], ...]}`."""
+
+    columns: list[str]
+    rows: msgspec.Raw
+
+
+class _AnyColumns(msgspec.Struct, forbid_unknown_fields=True):
+    """The same, whatever is inside."""
+
+    columns: list[Any]
+    rows: list[Any]
+
+
+Records: TypeAlias = Sequence[Any] | pa.RecordBatch
+"""Records as structs or plain objects, or as columns without the target."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -40,14 +68,14 @@ class Question:
         numbers: in their own units, NaN is missing, shape [rows, numeric fields].
         categories: texts, "" is missing, shape [rows, category fields].
         ids: of the records, None where a record has none.
-        records: the records themselves, for `text_of`.
+        records: the records themselves, for `texts_of`.
         single: whether one object was sent rather than an array.
     """
 
     numbers: Floats
     categories: npt.NDArray[np.object_]
     ids: Sequence[str | None]
-    records: Sequence[Any]
+    records: Records
     single: bool
 
 
@@ -71,44 +99,101 @@ class Reader:
         self._many = msgspec.json.Decoder(list[record])  # type: ignore[valid-type]
         self._numeric = len(schema.numeric)
         self._features = len(schema.features)
+        self._columns = msgspec.json.Decoder(_Columns)
+        self._order = lru_cache(_ORDERS)(lambda names: _Order(schema, names))
 
     def read(self, body: bytes, content_type: str | None) -> Question:
         """Read a body.
 
         Args:
-            body: one JSON object or an array of them, NDJSON or an Arrow stream.
+            body: one JSON object or an array of them, NDJSON, an Arrow stream, or as JSON
+                `{"columns": [names], "rows": [[values], ...]}`.
             content_type: its media type; None means JSON.
 
         Raises:
             InputError: it is refused; lists every fault with the record's index and the field.
         """
-        json = content_type is None or content_type.partition(";")[0].strip().lower() == JSON
-        if json and _ESCAPED_NUL not in body:
+        media = JSON if content_type is None else content_type.partition(";")[0].strip().lower()
+        if media in (JSON, NDJSON) and _ESCAPED_NUL not in body:
             try:
+                if media == NDJSON:
+                    return self._many_asked(self._one.decode_lines(body) or self._many.decode(b""))
                 if body[:1] in _LIST:
-                    return self._asked(self._many.decode(body), single=False)
-                return self._asked([self._one.decode(body)], single=True)
+                    return self._many_asked(self._many.decode(body))
+                return self._one_asked(self._one.decode(body))
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 pass  # the codec finds out what is wrong, or accepts what is only unusual
+            if media == JSON and (question := self._columns_asked(body)) is not None:
+                return question
         return self._slowly(body, content_type)
 
-    def _asked(self, records: list[Any], single: bool) -> Question:
-        rows = [msgspec.structs.astuple(record) for record in records]
-        numbers = np.array([row[1 : 1 + self._numeric] for row in rows], np.float64).reshape(len(rows), self._numeric)
-        texts = [[_text(value) for value in row[1 + self._numeric : 1 + self._features]] for row in rows]
-        categories = np.array(texts, object).reshape(len(rows), self._features - self._numeric)
-        return Question(numbers, categories, [_id(row[0]) for row in rows], records, single)
+    def _one_asked(self, record: Any) -> Question:
+        row = msgspec.structs.astuple(record)
+        numbers = np.array([row[1 : 1 + self._numeric]], np.float64)
+        texts = [[_text(value) for value in row[1 + self._numeric : 1 + self._features]]]
+        categories = np.array(texts, object).reshape(1, self._features - self._numeric)
+        return Question(numbers, categories, [_id(row[0])], [record], single=True)
+
+    def _many_asked(self, records: list[Any]) -> Question:
+        names = dict(zip(self._schema.features, _attributes(self._features), strict=True))
+        columns = {name: _values(records, attribute) for name, attribute in names.items()}
+        return self._asked(columns, _values(records, ID), records)
+
+    def _columns_asked(self, body: bytes) -> Question | None:
+        """The question of a body in the form of columns; None when it is none or something is wrong with it."""
+        try:
+            found = self._columns.decode(body)
+            columns, records = self._order(tuple(found.columns)).read(found.rows)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, LookupError):
+            return None
+        return self._asked(columns, columns.get(ID, [None] * len(records)), records)
+
+    def _asked(self, columns: Mapping[str, Sequence[Any]], ids: Iterable[Any], records: list[Any]) -> Question:
+        """A question for many, from the values of each field that was sent."""
+        numbers = np.full((len(records), self._numeric), np.nan)
+        categories = np.full((len(records), self._features - self._numeric), "", object)
+        for matrix, names in ((numbers, self._schema.numeric), (categories, self._schema.categories)):
+            for place, name in enumerate(names):
+                if name in columns:
+                    values = columns[name]
+                    matrix[:, place] = values if matrix is numbers else [_text(value) for value in values]
+        return Question(numbers, categories, [_id(value) for value in ids], records, single=False)
 
     def _slowly(self, body: bytes, content_type: str | None) -> Question:
-        decoded = self._codec.decode(body, content_type)
+        decoded = self._codec.decode(self._without_columns(body), content_type)
         if decoded.problems:
-            problems = [self._explained(problem) for problem in decoded.problems]
-            raise InputError(f"{len({p.index for p in problems})} of the records are refused; see errors", problems)
+            raise _refused([self._explained(problem) for problem in decoded.problems])
         batch = decoded.batch
-        texts = np.array([batch[name].to_pylist() for name in self._schema.categories], object)
-        texts = texts.reshape(len(self._schema.categories), batch.num_rows).T
-        texts[texts == None] = ""  # noqa: E711 - compared element by element
-        return Question(columns(batch, self._schema.numeric), texts, batch[ID].to_pylist(), encode_rows(batch), decoded.single)
+        texts = np.empty((batch.num_rows, len(self._schema.categories)), object)
+        for place, name in enumerate(self._schema.categories):
+            texts[:, place] = pc.fill_null(batch[name], "").to_numpy(zero_copy_only=False)
+        numbers = columns(batch, self._schema.numeric)
+        return Question(numbers, texts, batch[ID].to_pylist(), batch.drop_columns([self._schema.target]), decoded.single)
+
+    def _without_columns(self, body: bytes) -> bytes:
+        """A body in the form of columns as an array of objects, for the codec; any other as it is.
+
+        Raises:
+            InputError: names or numbers of columns are wrong.
+        """
+        if b'"columns"' not in body or b'"rows"' not in body:
+            return body
+        try:
+            found = msgspec.json.decode(body, type=_AnyColumns)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError):
+            return body
+        problems = [*self._unknown_columns(found.columns), *_uneven(found)]
+        if problems:
+            raise _refused([self._explained(problem) for problem in problems])
+        return msgspec.json.encode([dict(zip(found.columns, row, strict=True)) for row in found.rows])
+
+    def _unknown_columns(self, names: list[Any]) -> Iterator[Problem]:
+        known = {ID, *(field.name for field in self._schema.fields)}
+        for place, name in enumerate(names):
+            if not isinstance(name, str) or name not in known:
+                yield Problem(0, str(name)[:ECHO], "is not a field of the schema")
+            elif name in names[:place]:
+                yield Problem(0, name, "stands there twice")
 
     def _explained(self, problem: Problem) -> Problem:
         if problem.field != self._schema.target:
@@ -116,11 +201,98 @@ class Reader:
         return replace(problem, reason="is the target, which is what is asked for; leave it out")
 
 
-def text_of(record: Any) -> str:
-    """A record of a question as JSON, without its missing values."""
-    if isinstance(record, dict):
-        record = {name: value for name, value in record.items() if value is not None}
-    return msgspec.json.encode(record).decode()
+class _Order:
+    """Reads rows whose values stand in the order of some columns.
+
+    Args:
+        schema: of the records.
+        names: of the columns.
+
+    Raises:
+        KeyError: a name is not in the schema, stands there twice, or is missing although it is required.
+    """
+
+    def __init__(self, schema: Schema, names: tuple[str, ...]) -> None:
+        types = {ID: _ID | None, **{field.name: _type(field) for field in schema.fields}}
+        missing = {field.name for field in schema.fields if field.required} - {*names}
+        if len({*names}) != len(names) or not names or missing:
+            raise KeyError(names)
+        attributes = _attributes(len(names))
+        fields = [(a, types[name]) for a, name in zip(attributes, names, strict=True)]
+        row = msgspec.defstruct("Row", fields, array_like=True, forbid_unknown_fields=True, gc=False)
+        self._attributes = attributes
+        self._names = names
+        self._decode = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
+        rename = dict(zip(attributes, names, strict=True))
+        self._record = msgspec.defstruct("Record", [(a, Any, None) for a in attributes], rename=rename, omit_defaults=True)
+
+    def read(self, rows: msgspec.Raw) -> tuple[dict[str, Sequence[Any]], list[Any]]:
+        """The values by column, and the records as structs for `texts_of`.
+
+        Raises:
+            MsgspecError: the rows are not of this form, or a value is refused.
+        """
+        found = self._decode(rows)
+        values = [_values(found, attribute) for attribute in self._attributes]
+        return dict(zip(self._names, values, strict=True)), list(map(self._record, *values))
+
+
+def _attributes(count: int) -> list[str]:
+    """Names of the attributes of a struct, because field names may be any text."""
+    return [f"f{i}" for i in range(count)]
+
+
+def _values(records: Iterable[Any], attribute: str) -> list[Any]:
+    """One attribute of each; a list per attribute keeps the garbage collector quiet, a tuple per record would not."""
+    return [getattr(record, attribute) for record in records]
+
+
+def texts_of(records: Records) -> pa.Array:
+    """The records of a question as JSON texts, without their missing values.
+
+    >>> texts_of([{"age": 3}]).to_pylist(), texts_of(pa.RecordBatch.from_pydict({"a": [1, None]})).to_pylist()
+    (['{"age":3}'], ['{"a":1}', '{}'])
+    """
+    if isinstance(records, pa.RecordBatch):
+        return _texts_of_batch(records)
+    return _lines([_plain(record) if type(record) is dict else record for record in records])
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _lines(values: Sequence[Any]) -> pa.Array:
+    """Each value as JSON."""
+    encode = msgspec.json.Encoder().encode_lines  # its lines have no line break inside
+    parts = (encode(values[i : i + _AT_ONCE]).decode() for i in range(0, len(values), _AT_ONCE))
+    return pa.array([line for part in parts for line in part.split("\n")[:-1]], pa.string())
+
+
+def _texts_of_batch(batch: pa.RecordBatch) -> pa.Array:
+    members = [
+        pc.if_else(column.is_valid(), pc.binary_join_element_wise(f"{_json(name)}:", values, ",", ""), "")
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        if column.null_count < len(column)
+        for values in [_lines(column.to_pylist())]
+    ]
+    nothing = pa.array([""] * batch.num_rows, pa.string())
+    inside = pc.ascii_rtrim(pc.binary_join_element_wise(nothing, *members, ""), ",")
+    return pc.binary_join_element_wise("{", inside, "}", "")
+
+
+def _json(value: str) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _uneven(found: _AnyColumns) -> Iterator[Problem]:
+    for index, row in enumerate(found.rows):
+        if not isinstance(row, list) or len(row) != len(found.columns):
+            yield Problem(index, "", f"is not a list of {len(found.columns)} values, one for each of the columns")
+
+
+def _refused(problems: list[Problem]) -> InputError:
+    return InputError(f"{len({p.index for p in problems})} of the records are refused; see errors", problems)
 
 
 def _text(value: str | int | None) -> str:
@@ -135,15 +307,15 @@ def _struct(schema: Schema) -> Any:
     """A msgspec type for one record: id, numbers, categories, then the other fields; attributes are f0, f1, ..."""
     names = dict.fromkeys((*schema.features, *(f.name for f in schema.fields)))
     by_name = {f.name: f for f in schema.fields}
-    fields: list[tuple[Any, ...]] = [(ID, Annotated[str, Meta(max_length=ID_LIMIT)] | int | None, None)]
-    fields += [(f"f{i}", *_type_and_default(by_name[name])) for i, name in enumerate(names)]
+    fields: list[tuple[Any, ...]] = [(ID, _ID | None, None)]
+    fields += [(f"f{i}", _type(by_name[name]), *(() if by_name[name].required else (None,))) for i, name in enumerate(names)]
     rename = {f"f{i}": name for i, name in enumerate(names)}
     return msgspec.defstruct(
         "Question", fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename=rename, gc=False
     )
 
 
-def _type_and_default(field: Field) -> tuple[Any, ...]:
+def _type(field: Field) -> Any:
     kind: Any = {
         "float": Annotated[float, _bounds(field, MAGNITUDE_LIMIT)],
         "integer": Annotated[int, _bounds(field, INTEGER_LIMIT)],
@@ -151,7 +323,7 @@ def _type_and_default(field: Field) -> tuple[Any, ...]:
         "text": Annotated[str, Meta(max_length=TEXT_LIMIT)],
         "timestamp": datetime,
     }[field.kind]
-    return (kind,) if field.required else (kind | None, None)
+    return kind if field.required else kind | None
 
 
 def _bounds(field: Field, limit: float) -> Meta:

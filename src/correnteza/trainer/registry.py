@@ -202,6 +202,7 @@ class Registry:
             "train_s": trained.train_s,
             "size_bytes": len(trained.onnx) + len(trained.checkpoint),
             "warnings": trained.warnings,
+            "probe": trained.probe,
             "libraries": {name: metadata.version(name) for name in LIBRARIES},
         }
         return _row(self._artefacts.write(version, {MODEL: trained.onnx, CHECKPOINT: trained.checkpoint}, about))

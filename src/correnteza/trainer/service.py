@@ -6,39 +6,47 @@ learner only in the database and the registry's files.
 
 from __future__ import annotations
 
+import gc
+import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
-from fastapi import APIRouter, FastAPI, Path
+from fastapi import APIRouter, FastAPI
+from fastapi import Path as PathParameter
 from starlette.responses import Response
 from starlette.routing import Route
 
 from correnteza import events
 from correnteza.codec import JSON, json_schema
 from correnteza.config import Settings, dumps
-from correnteza.errors import NoModelError, TamperedModelError, UnknownModelError
+from correnteza.errors import LogError, NoModelError, ServiceError, TamperedModelError, UnknownModelError
 from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
-from correnteza.trainer import evaluation, handover, predict, prequential
+from correnteza.trainer import evaluation, handover, predict, prequential, protocols
 from correnteza.trainer.answers import PREDICTIONS, Answers
+from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
+from correnteza.trainer.count import Count, Place
 from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.registry import PROMOTIONS, Current, Registry, load_key
 from correnteza.web import Service, create_app, problem, serve
 from correnteza.web.problems import RESPONSES
+from correnteza.web.server import bind
 
 NAME = "trainer"
 SWITCH_S = 0.001
 """How long a thread that stores or loads may keep the interpreter from one that answers; Python's own 5 ms show in p99."""
-Version = Annotated[int, Path(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
+Version = Annotated[int, PathParameter(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
 _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
 _OBJECT = {"type": "object"}
 
@@ -49,11 +57,54 @@ def main(settings: Settings) -> int:
     Raises:
         CorrentezaError: the database, the registry's key or the port cannot be taken.
     """
+    if settings.trainer.servers > 1:
+        from correnteza.trainer import servers
+
+        return servers.run(settings)
+    return _run(settings, lambda store: build(settings, store, learner_command(settings)))
+
+
+def serve_slot(settings: Settings, slot: str, folder: Path, listening: socket.socket) -> int:
+    """Run one of several servers of one port; see `servers`.
+
+    Args:
+        settings: of the pipeline.
+        slot: its name among the servers; `0` leads: it keeps the learner, and the retention.
+        folder: where they tell each other their figures.
+        listening: the socket that they share.
+    """
+    learner = learner_command(settings) if slot == "0" else None
+    return _run(
+        settings, lambda store: build(settings, store, learner, slot == "0", Place(folder, slot)), listening, shared=True
+    )
+
+
+def serve_elsewhere(settings: Settings, port: int) -> int:
+    """Run one more server, on a port of its own, over the data of a trainer that runs or ran; the trainer keeps the learner.
+
+    Raises:
+        ServiceError: the port is taken, or there is no trainer's database in the data folder.
+    """
+    path = settings.pipeline.folder / f"{NAME}.db"
+    if not path.exists():
+        raise ServiceError(f"{path}: is not there; start the trainer first, or name its data folder with --data-dir")
+    listening = bind(settings.services.host, port)
+    return _run(settings, lambda store: build(settings, store, None, leading=False), listening)
+
+
+def _run(
+    settings: Settings,
+    made: Callable[[SqlStore], tuple[FastAPI, Service]],
+    listening: socket.socket | None = None,
+    shared: bool = False,
+) -> int:
     sys.setswitchinterval(SWITCH_S)
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     try:
-        app, service = build(settings, store, learner_command(settings))
-        return serve(app, service)
+        app, service = made(store)
+        gc.collect()
+        gc.freeze()  # what was made so far stays: it would only make each collection longer
+        return serve(app, service, listening, shared)
     finally:
         store.close()
 
@@ -67,13 +118,17 @@ def learner_command(settings: Settings) -> list[str]:
     return [sys.executable, "-P", "-m", "correnteza.trainer.learner", text]
 
 
-def build(settings: Settings, store: Store, learner: list[str] | None) -> tuple[FastAPI, Service]:
+def build(
+    settings: Settings, store: Store, learner: list[str] | None, leading: bool = True, place: Place | None = None
+) -> tuple[FastAPI, Service]:
     """The application and the service behind it, not started.
 
     Args:
         settings: of the pipeline.
         store: where its logs are kept.
         learner: command line of the learner process; None where another process runs it.
+        leading: whether this process applies the retention.
+        place: among the servers of one port; None where there is one.
     """
     schema = settings.schema_of_records
     logs = _logs(store)
@@ -82,21 +137,27 @@ def build(settings: Settings, store: Store, learner: list[str] | None) -> tuple[
     follower = Follower(schema, registry, logs["promotions"], told)
     keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner)
     answers = Answers(logs["records"], told)
-    desk = Desk(settings, registry, keeper, answers, store.log("requests", handover.REQUESTS), told)
+    count = Count(told, answers, keeper, place)
+    desk = Desk(settings, registry, keeper, count, store.log("requests", handover.REQUESTS), told)
+    parts: list[Answers | Keeper | Repeated] = [answers, keeper, *count.repeated()]
+    if not leading and isinstance(store, SqlStore):  # the leading process trims, and must know how far readers are
+        parts.append(Repeated(store.save_readers, settings.retention.every_s, LogError))
     service = Service(
         name=NAME,
         settings=settings,
         schema=json_schema(with_offsets(empty(PREDICTIONS), 1).schema, "predictions"),
         logs=logs,
         events=told,
-        store=store,
+        store=store if leading else None,
         status=desk.status,
         ready=desk.not_ready,
-        start=lambda: _each(answers.start, keeper.start),
-        stop=lambda: _each(answers.stop, keeper.stop),
+        start=lambda: _each(part.start for part in parts),
+        stop=lambda: _each(part.stop for part in parts),
+        requests=count.requests,
     )
     endpoint = predict.Predict(schema, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
     app = create_app(service, routes_of(desk), [Route(predict.PATH, endpoint, methods=["POST"])])
+    protocols.install(app, settings, endpoint, registry, lambda: keeper.serving, desk.not_ready, told)
     _document(app, predict.openapi_path(schema))
     return app, service
 
@@ -112,7 +173,7 @@ def _logs(store: Store) -> dict[str, OwnedLog]:
     }
 
 
-def _each(*calls: Callable[[], None]) -> None:
+def _each(calls: Iterable[Callable[[], None]]) -> None:
     for call in calls:
         call()
 
@@ -123,19 +184,19 @@ class Desk:
     Args:
         settings: of the pipeline.
         registry: the model versions.
-        keeper: what is served, and the learner.
-        answers: what was served.
+        keeper: what is served.
+        count: the figures.
         requests: the log that the learner reads requests for a training from.
         told: where events go.
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, keeper: Keeper, answers: Answers, requests: OwnedLog, told: Events
+        self, settings: Settings, registry: Registry, keeper: Keeper, count: Count, requests: OwnedLog, told: Events
     ) -> None:
         self._settings = settings.trainer
         self._registry = registry
         self._keeper = keeper
-        self._answers = answers
+        self._count = count
         self._requests = requests
         self._told = told
 
@@ -145,16 +206,19 @@ class Desk:
             return None
         if self._keeper.follower.refused:
             return f"no model: {self._keeper.follower.refused}"
-        told = self._keeper.told
+        told = self._count.total().told
         trouble = next((f"; {told[key]}" for key in ("failure", "reason") if told.get(key)), "")
         return f"no model yet: {told.get('labelled_rows', 0)} of {self._settings.min_rows} labelled rows{trouble}"
 
     def status(self) -> dict[str, Any]:
         """What is particular to the trainer in `/status`."""
-        keeper, told = self._keeper, self._keeper.told
+        keeper, figures = self._keeper, self._count.total()
+        told = figures.told
         champion, rolling = keeper.follower.champion, keeper.report.overall
         stage = {name: told[name] for name in _STAGE} if told else {}
         return {
+            "uptime_s": round(time.time() - figures.began, 3),
+            "events": figures.events,
             "reason": self.not_ready() or keeper.follower.refused or told.get("failure") or told.get("reason") or "",
             "lag_rows": told.get("lag_rows", 0),
             "lag_s": told.get("lag_s", 0.0),
@@ -168,15 +232,10 @@ class Desk:
             "labelled_rows": told.get("labelled_rows", 0),
             "window_rows": told.get("window_rows", 0),
             "training": told.get("training", False),
-            "served_rows": self._answers.served_rows,
-            "dropped_rows": self._answers.dropped_rows,
-            "learner": self._learner(),
+            "served_rows": figures.served_rows,
+            "dropped_rows": figures.dropped_rows,
+            "learner": {**figures.learner, "events": told.get("events", {})},
         }
-
-    def _learner(self) -> dict[str, Any]:
-        child = self._keeper.learner
-        process = {} if child is None else {"process": child.state, "pid": child.pid, "deaths": child.deaths}
-        return {**process, "events": self._keeper.told.get("events", {})}
 
     def evaluation(self) -> dict[str, Any]:
         """The body of `GET /evaluation`."""

@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
@@ -75,12 +75,14 @@ class Trained:
         checkpoint: joblib bytes of a dict: the fitted `estimator`, `scaler`, `codes` and `schema`.
         train_s: seconds that fitting and exporting took.
         warnings: what the estimator warned of, each text once.
+        probe: what `probe.taken` returned.
     """
 
     onnx: bytes
     checkpoint: bytes
     train_s: float
     warnings: tuple[str, ...] = ()
+    probe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(job: Job) -> Trained:
@@ -90,7 +92,7 @@ def fit(job: Job) -> Trained:
         ConfigError: the estimator or its parameters are wrong.
         TrainingFailedError: it cannot be fitted to these rows, cannot be exported, or the export answers otherwise.
     """
-    from correnteza.trainer import estimators, onnx
+    from correnteza.trainer import estimators, onnx, probe
 
     began = time.perf_counter()
     estimator = estimators.build(job.estimator, job.params, derived_seed(job.seed, job.version))
@@ -102,10 +104,11 @@ def fit(job: Job) -> Trained:
             raise TrainingFailedError(
                 f"{job.estimator} could not be fitted to {len(job.targets)} rows: {type(error).__name__}: {_line(error)}"
             ) from error
-        probe = job.features[:: max(1, len(job.features) // PROBE_ROWS)]
-        model = onnx.export(estimator, job.scaler, job.codes, job.schema, probe)
+        rows = job.features[:: max(1, len(job.features) // PROBE_ROWS)]
+        model = onnx.export(estimator, job.scaler, job.codes, job.schema, rows)
     texts = dict.fromkeys(f"{w.category.__name__}: {_line(w.message)}" for w in caught)
-    return Trained(model, _checkpoint(estimator, job), time.perf_counter() - began, tuple(texts))
+    answers = probe.taken(model, rows, job.scaler, job.codes, job.schema)
+    return Trained(model, _checkpoint(estimator, job), time.perf_counter() - began, tuple(texts), answers)
 
 
 def derived_seed(seed: int, version: int) -> int:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -20,6 +21,8 @@ from correnteza.children import REFUSED
 from correnteza.errors import ConfigError, ServiceError
 from correnteza.log.base import Policy
 from correnteza.log.retention import Janitor
+from correnteza.web.accepting import Acceptor
+from correnteza.web.protocol import protocol_of
 from correnteza.web.service import Service
 
 FAILED = 3
@@ -31,9 +34,31 @@ BACKLOG = 2048
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves the exit code to us."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, shared: socket.socket | None = None) -> None:
         super().__init__(config)
         self._service = service
+        self._shared = shared
+        self._acceptor: Acceptor | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn has it, but connections of a shared socket are accepted by `Acceptor`."""
+        if self._shared is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        made = partial(
+            self.config.http_protocol_class,
+            config=self.config,  # type: ignore[call-arg]
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self._acceptor = Acceptor(self._shared, made, lambda: len(self.server_state.connections))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn has it."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -52,17 +77,24 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(app: FastAPI, service: Service) -> int:
+def serve(app: FastAPI, service: Service, listening: socket.socket | None = None, shared: bool = False) -> int:
     """Run a service until it is told to stop; returns the exit code.
+
+    Args:
+        app: the application.
+        service: what it serves.
+        listening: the socket to accept connections from; None for the service's own port.
+        shared: whether other processes accept from that socket, too.
 
     Raises:
         ServiceError: the port is taken.
     """
     settings = service.settings.services
-    listening = bind(settings.host, settings.port(service.name))
+    if listening is None:
+        listening = bind(settings.host, settings.port(service.name))
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_of(service),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -70,7 +102,7 @@ def serve(app: FastAPI, service: Service) -> int:
         timeout_graceful_shutdown=GRACE_S,
         backlog=BACKLOG,
     )
-    server = _Server(config, service)
+    server = _Server(config, service, listening if shared else None)
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
@@ -83,7 +115,8 @@ def serve(app: FastAPI, service: Service) -> int:
         runner.start(failed)
     service.start()
     janitor.start()
-    service.events.announce_start(settings.url(service.name))
+    host, port = listening.getsockname()[:2]
+    service.events.announce_start(f"http://{host}:{port}")
     try:
         server.run(sockets=[listening])
     finally:

@@ -1,0 +1,166 @@
+"""What the server processes of one port tell each other, so that any of them can answer for all.
+
+Each process has a file in a folder of the data folder, replaced as a whole: small, and lost without harm.
+
+Invariants:
+- A counter never goes back: not from one answering process to the next, because all add up what was
+  published, their own part included; and not with the restart of a process, which goes on from its file.
+- Counting costs the processes nothing; they publish ten times a second, and whenever they are asked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, ItemsView, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+PUBLISH_EVERY_S = 0.1
+
+
+class Figures(msgspec.Struct):
+    """The figures of one process, or the sum of several.
+
+    Args:
+        began: since when it counts, in seconds of Unix time.
+        requests: answers by route and status, as in `{"200 /predict": 3}`.
+        events: events by kind.
+        served_rows: rows answered.
+        dropped_rows: rows answered and not stored.
+        learner: the process of the learner; empty where it is not kept.
+        told: the last status of the learner; empty where it is not kept.
+    """
+
+    began: float = msgspec.field(default_factory=time.time)
+    requests: dict[str, int] = {}
+    events: dict[str, int] = {}
+    served_rows: int = 0
+    dropped_rows: int = 0
+    learner: dict[str, Any] = {}
+    told: dict[str, Any] = {}
+
+    def plus(self, other: Figures) -> Figures:
+        """The sum; the learner's part is that of the second which has one."""
+        return Figures(
+            min(self.began, other.began),
+            dict(Counter(self.requests) + Counter(other.requests)),
+            dict(Counter(self.events) + Counter(other.events)),
+            self.served_rows + other.served_rows,
+            self.dropped_rows + other.dropped_rows,
+            other.learner or self.learner,
+            other.told or self.told,
+        )
+
+
+def cleared(folder: Path) -> Path:
+    """The folder, without what earlier processes published."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Board:
+    """The files of all processes. Safe to use from several threads.
+
+    Args:
+        folder: where they are.
+        slot: which of them is this process's; a process that takes its place goes on with it.
+        own: the figures of this process since it began.
+    """
+
+    def __init__(self, folder: Path, slot: str, own: Callable[[], Figures]) -> None:
+        self._folder = folder
+        self._file = folder / f"{slot}.json"
+        self._own = own
+        self._before = _read(self._file)
+        self._published = b""
+        self._lock = threading.Lock()
+
+    def publish(self) -> None:
+        """Write this process's figures, if they are others than the last ones."""
+        with self._lock:
+            figures = self._own()
+            content = msgspec.json.encode(self._before.plus(figures) if self._before else figures)
+            if content == self._published:
+                return
+            draft = self._file.with_suffix(".tmp")
+            draft.write_bytes(content)
+            os.replace(draft, self._file)
+            self._published = content
+
+    def total(self) -> Figures:
+        """The sum of all processes, this one up to now and the others as they published last."""
+        self.publish()
+        total = Figures()
+        for file in self._folder.glob("*.json"):
+            figures = _read(file)
+            total = total.plus(figures) if figures else total
+        return total
+
+
+def _read(file: Path) -> Figures | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Figures)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+class Tally(dict[tuple[str, int], int]):
+    """Answers by route and status: counts those of this process, lists those of all.
+
+    Args:
+        total: the sum of all processes.
+    """
+
+    def __init__(self, total: Callable[[], Mapping[str, int]]) -> None:
+        super().__init__()
+        self._total = total
+
+    def own(self) -> dict[str, int]:
+        """What this process counted, as `Figures.requests` has it."""
+        return {f"{code} {route}": count for (route, code), count in list(super().items())}
+
+    def items(self) -> ItemsView[tuple[str, int], int]:  # type: ignore[override]
+        """The answers of all processes."""
+        parted = ((key.partition(" "), count) for key, count in self._total().items())
+        return {(route, int(code)): count for (code, _, route), count in parted}.items()
+
+
+class Repeated:
+    """Calls something again and again from a thread, and once more at the end.
+
+    Args:
+        call: what to call.
+        every_s: seconds from one call to the next.
+        passing: errors, beside those of the operating system, after which the next time will do.
+    """
+
+    def __init__(self, call: Callable[[], None], every_s: float, *passing: type[Exception]) -> None:
+        self._call = call
+        self._every_s = every_s
+        self._passing: tuple[type[Exception], ...] = (OSError, *passing)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="repeated", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Call once more, then end."""
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(self._every_s)
+            with suppress(*self._passing):
+                self._call()

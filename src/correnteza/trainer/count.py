@@ -1,0 +1,58 @@
+"""What a server counts, alone or together with the other servers of its port.
+
+Invariant: whichever server is asked, the figures are those of the port.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from correnteza.events import Events
+from correnteza.trainer.answers import Answers
+from correnteza.trainer.board import PUBLISH_EVERY_S, Board, Figures, Repeated, Tally
+from correnteza.trainer.keeper import Keeper
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server's place among several: the folder of their figures, and its name there."""
+
+    folder: Path
+    slot: str
+
+
+class Count:
+    """The figures of this process, or of all servers of the port where there are several.
+
+    Args:
+        told: the events of this process.
+        answers: what it served.
+        keeper: the learner, where this process keeps it.
+        place: among the servers of the port; None where there is one.
+    """
+
+    def __init__(self, told: Events, answers: Answers, keeper: Keeper, place: Place | None) -> None:
+        self._began = time.time()
+        self._told = told
+        self._answers = answers
+        self._keeper = keeper
+        self._board = None if place is None else Board(place.folder, place.slot, self.own)
+        self._tally = Tally(lambda: self.total().requests)
+        self.requests: dict[tuple[str, int], int] = {} if place is None else self._tally
+
+    def own(self) -> Figures:
+        """The figures of this process."""
+        child, told = self._keeper.learner, self._keeper.told
+        learner = {} if child is None else {"process": child.state, "pid": child.pid, "deaths": child.deaths}
+        served = (self._answers.served_rows, self._answers.dropped_rows)
+        return Figures(self._began, self._tally.own(), dict(self._told.counts), *served, learner, told)
+
+    def total(self) -> Figures:
+        """The figures of the port."""
+        return self.own() if self._board is None else self._board.total()
+
+    def repeated(self) -> list[Repeated]:
+        """What has to run so that the other servers know this one's figures."""
+        return [] if self._board is None else [Repeated(self._board.publish, PUBLISH_EVERY_S)]

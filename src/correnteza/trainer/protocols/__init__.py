@@ -1,0 +1,44 @@
+"""Other people's protocols in front of the same model: Open Inference Protocol V2, MLflow, and the file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from correnteza.config import Settings
+from correnteza.events import Events
+from correnteza.trainer.predict import Serving
+from correnteza.trainer.protocols import download, mlflow, v2
+from correnteza.trainer.protocols.asking import Desk, Engine, Versions
+from correnteza.trainer.protocols.forms import Forms
+from correnteza.trainer.registry import Registry
+
+__all__ = ["Desk", "Engine", "Versions", "install"]
+
+
+def install(
+    app: FastAPI,
+    settings: Settings,
+    engine: Engine,
+    registry: Registry,
+    serving: Callable[[], Serving | None],
+    not_ready: Callable[[], str | None],
+    told: Events,
+) -> None:
+    """Add the routes of all protocols to the trainer's application, and their error forms around it.
+
+    Args:
+        app: the application; its routes come first.
+        settings: of the pipeline.
+        engine: answers and stores.
+        registry: the model versions.
+        serving: the version in service.
+        not_ready: why there is no model yet, or None.
+        told: where events go.
+    """
+    name, schema = settings.pipeline.name, settings.schema_of_records
+    desk = Desk(schema, engine, Versions(schema, registry, serving, told), not_ready)
+    for routes in (v2.routes_of(name, desk), mlflow.routes_of(desk), download.routes_of(name, registry, told)):
+        app.include_router(routes)
+    app.add_middleware(Forms, forms=(v2.FORM, mlflow.FORM))
