@@ -203,7 +203,7 @@ class Consumer(Section):
         description="random: a random value of one field; records: the next raw records without their target.",
     )
     requests_per_second: float = Field(5.0, ge=0, description="Requests per mode; 0 pauses, inf is as fast as possible.")
-    records_per_request: int = Field(100, ge=1, le=10_000, description="Most records in one request of mode `records`.")
+    records_per_request: int = Field(1000, ge=1, le=10_000, description="Most records in one request of mode `records`.")
     random_field: str | None = Field(
         None, description="random: the field that is drawn; unset: age, or the first numeric field."
     )
