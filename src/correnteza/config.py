@@ -242,7 +242,7 @@ class Retention(Section):
         ge=1,
         description="Rows that are kept at most, even when a reader has not read them; inf: readers are always waited for.",
     )
-    every_s: float = Field(10.0, gt=0, description="Seconds between two clean-ups.")
+    every_s: float = Field(2.0, gt=0, description="Seconds between two clean-ups.")
 
     @field_validator("rows", "age_s", "hard_rows", mode="before")
     @classmethod

@@ -44,6 +44,7 @@ _ZONE, _NOTHING = pa.scalar("Z", pa.string()), pa.scalar("", pa.string())
 TRIM_ROWS = 20_000
 """Rows deleted in one transaction, so that writers wait for milliseconds and not for seconds."""
 VACUUM_PAGES = 2_000
+FREE_PAGES = 32
 MARK_EVERY_S = 1.0
 
 
@@ -158,19 +159,26 @@ class SqlLog:
         self._store.save_readers()
         removed = unread = 0
         while True:
+            with self._store.connections.read() as snapshot:  # most passes find nothing to do and disturb no writer
+                if self._wanted(snapshot, policy, now)[0] == self._bounds(snapshot).first:
+                    break
             with self._store.connections.write() as connection:
                 bounds = self._bounds(connection)
-                readers = connection.all("select offset, keep_rows from correnteza_readers where log = ?", self.name)
-                wanted, _ = new_first(bounds, policy, self._aged(connection, bounds.first, policy, now), readers)
+                wanted, readers = self._wanted(connection, policy, now)
                 first = min(wanted, bounds.first + TRIM_ROWS)
-                if first == bounds.first:
-                    break
                 unread += max([0, *(first - 1 - max(offset, bounds.first - 1) for offset, _ in readers)])
                 removed += first - bounds.first
                 self._remove(connection, first)
         if removed:
             self._store.give_back_space()
         return Trimmed(removed, unread)
+
+    def _wanted(self, connection: Any, policy: Policy, now: float) -> tuple[int, list[tuple[int, int]]]:
+        """Where the log may begin, and how far its readers are with what they want to keep."""
+        bounds = self._bounds(connection)
+        readers = connection.all("select offset, keep_rows from correnteza_readers where log = ?", self.name)
+        first, _ = new_first(bounds, policy, self._aged(connection, bounds.first, policy, now), readers)
+        return first, readers
 
     def _aged(self, connection: Any, first: int, policy: Policy, now: float) -> int:
         if policy.age_s is None:
@@ -295,9 +303,16 @@ class SqlStore:
             self._saved.update(changed)
 
     def give_back_space(self) -> None:
-        """Shrink the file by the pages that are free, some at a time."""
-        while self.connections.vacuum(VACUUM_PAGES):
-            pass
+        """Shrink the file, some pages at a time, to half as many free pages as used ones.
+
+        What is left is written to again by the next rows; a stream in balance moves no page at all.
+        """
+        while True:
+            pages, free = self.connections.pages()
+            spare = free - max(FREE_PAGES, (pages - free) // 2)
+            if spare <= 0:
+                return
+            self.connections.vacuum(min(spare, VACUUM_PAGES))
 
     def close(self) -> None:
         """See `Store.close`."""

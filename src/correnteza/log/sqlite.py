@@ -165,17 +165,16 @@ class Connections:
         if self._closed:
             raise LogUnavailableError(f"{self._path}: is closed")
 
-    def vacuum(self, pages: int) -> bool:
-        """Give up to `pages` free pages back to the file system; whether there are more."""
+    def vacuum(self, pages: int) -> None:
+        """Give up to `pages` free pages back to the file system."""
         with self._lock, self._translated():
             self._check_open()
             self._writer.run(f"pragma incremental_vacuum({pages})")
-            return bool(self._writer.one("pragma freelist_count")[0])
 
-    def pages(self) -> int:
-        """Pages of the file, free ones included."""
+    def pages(self) -> tuple[int, int]:
+        """Pages of the file, and how many of them are free."""
         with self.read() as connection:
-            return int(connection.one("pragma page_count")[0])
+            return int(connection.one("pragma page_count")[0]), int(connection.one("pragma freelist_count")[0])
 
     def close(self) -> None:
         """Close all connections that are not in use."""
