@@ -1,13 +1,11 @@
-"""The outermost layer of every service: size and time of bodies, requests in flight, the count of answers.
+"""The outermost layer of every service: size of bodies, requests in flight, the count of answers.
 
 Invariants:
-- No request body larger than the limit is ever held in memory, and none is waited for without end.
+- No request body larger than the limit is ever held in memory. (How long it may take is `protocol`'s.)
 - Above the bound, a request is refused at once, before its body is read; health and metrics are always answered.
 """
 
 from __future__ import annotations
-
-import asyncio
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +16,6 @@ from correnteza.web.service import Service
 
 _ALWAYS = ("/health/", "/metrics")
 """What is answered however many requests are in flight."""
-_TIMEOUT = 408
 
 
 class Limits:
@@ -34,7 +31,6 @@ class Limits:
         self._service = service
         self._most = service.settings.services.max_body_bytes
         self._most_in_flight = service.settings.services.max_in_flight
-        self._receive_s = service.settings.services.receive_timeout_s
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,8 +49,6 @@ class Limits:
             if message["type"] == "http.response.start":
                 started = True
                 self._count(scope, message["status"])
-                if message["status"] == _TIMEOUT:  # the rest of its body is not waited for
-                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         self._in_flight += 1
@@ -68,19 +62,12 @@ class Limits:
             self._in_flight -= 1
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        declared, chunked = None, False
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                declared = value
-            elif name == b"transfer-encoding":
-                chunked = True
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), None)
         if declared is not None and declared.isdigit() and int(declared.lstrip(b"0")[:20] or b"0") > self._most:
             await of_error(self._too_large())(scope, receive, send)
             return
         if declared is None:
             receive = self._measuring(receive)
-        if declared is not None or chunked:
-            receive = self._in_time(receive)
         await self._app(scope, receive, send)
 
     def _count(self, scope: Scope, status: int) -> None:
@@ -92,27 +79,6 @@ class Limits:
 
     def _overloaded(self) -> Response:
         return problem(503, f"services.max_in_flight = {self._most_in_flight} requests are in work already; try again later")
-
-    def _in_time(self, receive: Receive) -> Receive:
-        """Raises when the body is not there in time; what is received behind the body has no deadline."""
-        deadline = asyncio.get_running_loop().time() + self._receive_s
-        complete = False
-
-        async def in_time() -> Message:
-            nonlocal complete
-            if complete:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise InputError(
-                    f"the body did not arrive within services.receive_timeout_s = {self._receive_s:g} s", status=_TIMEOUT
-                ) from None
-            complete = not message.get("more_body")
-            return message
-
-        return in_time
 
     def _measuring(self, receive: Receive) -> Receive:
         """For bodies of undeclared length: raises as soon as there is too much."""

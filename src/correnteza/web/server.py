@@ -99,6 +99,7 @@ def serve(app: FastAPI, service: Service, listening: socket.socket | None = None
         access_log=False,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=GRACE_S,
         backlog=BACKLOG,
     )
