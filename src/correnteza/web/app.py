@@ -9,7 +9,7 @@ import msgspec
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from correnteza.codec import JSON
 from correnteza.web import logs, metrics, problems
@@ -44,7 +44,10 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
         app.include_router(router)
     app.include_router(logs.router(service))
     app.include_router(_shared(service))
-    app.add_middleware(Limits, service=service)
+    direct = {
+        (method, route.path): route.endpoint for route in routes if isinstance(route, Route) for method in route.methods or ()
+    }
+    app.add_middleware(Limits, service=service, direct=direct)
     return app
 
 
