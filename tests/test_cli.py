@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correnteza import cli, config, supervisor
+from correnteza import cli, config, models_cli, supervisor
 from correnteza.config import Settings, load
 from correnteza.log.sql import SqlStore
 from correnteza.show import as_toml, differences, toml
@@ -155,9 +155,13 @@ def test_sql_with_a_syntax_error_is_one_line_with_the_tables(capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == {"offset": 1, "id": "a"}
 
 
-@pytest.mark.parametrize("command", [["status"], ["models", "list"], ["models", "show", "1"], ["models", "promote", "1"]])
-def test_services_that_do_not_run_are_said_in_one_line(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    assert "http://127.0.0.1:1" in mistake(capsys, *command, "--port-base", "12")  # ports 13 to 16: nobody listens there
+@pytest.mark.parametrize(
+    "command", ["status", "models list", "models show 1", "models history", "models promote 1", "predict --record {}"]
+)
+def test_services_that_do_not_run_are_said_in_one_line(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert "http://127.0.0.1:1" in mistake(
+        capsys, *command.split(), "--port-base", "12"
+    )  # ports 13 to 16: nobody listens there
 
 
 def test_an_unexpected_error_is_one_line_that_names_the_file_with_the_traceback(
@@ -196,8 +200,8 @@ def test_help_and_version_load_none_of_the_heavy_libraries() -> None:
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = ["run", *cli.SERVICE_COMMANDS, "status", "sql", "config check", "config show"]
-    for command in [*commands, *(f"models {name}" for name in ("list", "show", "promote", "unpin"))]:
+    commands = ["run", *cli.SERVICE_COMMANDS, "status", "predict", "sql", "config check", "config show"]
+    for command in [*commands, *(f"models {name}" for name in models_cli.COMMANDS)]:
         assert cli.main([*command.split(), "--help"]) == 0
         text = capsys.readouterr().out
         assert f"correnteza {command}" in text

@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse, Response
 
 from correnteza import events
 from correnteza.client import PAGE_ROWS, Client, encode
-from correnteza.codec import ARROW, Codec
+from correnteza.codec import ARROW, NDJSON, Codec
 from correnteza.config import SERVICES, Settings
 from correnteza.errors import ConfigError, CorrentezaError, InputError, LogUnavailableError, OffsetRemovedError, ServiceError
 from correnteza.log.base import Policy
@@ -47,6 +47,7 @@ class World:
         @routes.post("/predict")
         @routes.post("/models/unpin")
         @routes.post("/models/{version}/promote")
+        @routes.post("/models/{version}/predict")
         async def post(request: Request) -> Response:
             return await self._take(request)
 
@@ -97,7 +98,9 @@ def test_every_call_goes_where_the_contract_says(world: World, client: Client) -
     client.post_records([{"x": 1}], idempotency_key="k1")
     client.post_outcomes({"id": "a", "target": 2.0})
     client.predict({"x": 1})
+    client.predict(b"{}", version=4, media=NDJSON)
     client.models()
+    client.history(7)
     client.model(4)
     client.promote(4)
     client.unpin()
@@ -106,7 +109,9 @@ def test_every_call_goes_where_the_contract_says(world: World, client: Client) -
         ("POST", "/records"),
         ("POST", "/outcomes"),
         ("POST", "/predict"),
+        ("POST", "/models/4/predict"),
         ("GET", "/models"),
+        ("GET", "/models/history"),
         ("GET", "/models/4"),
         ("POST", "/models/4/promote"),
         ("POST", "/models/unpin"),
@@ -115,6 +120,7 @@ def test_every_call_goes_where_the_contract_says(world: World, client: Client) -
     assert json.loads(world.got[0][2]) == [{"x": 1}]
     assert world.got[0][3]["idempotency-key"] == "k1"
     assert world.got[0][3]["content-type"] == "application/json"
+    assert world.got[3][3]["content-type"] == NDJSON
 
 
 def test_a_batch_goes_as_arrow_and_arrives_as_it_was(world: World, client: Client) -> None:

@@ -121,7 +121,14 @@ def test_a_consumer_tells_its_first_answer_and_no_model_versions() -> None:
 def test_the_version_in_service_is_marked() -> None:
     listed: list[dict[str, Any]] = [
         {"version": 1, "rows": 100, "train_s": 0.5, "created_at": "2024-02-29T10:00:00Z", "reason": "first", "evaluation": {}},
-        {"version": 2, "rows": 200, "evaluation": {"mae": 812.4}, "in_service": True, "pinned": False},
+        {
+            "version": 2,
+            "decision": "rolled_back",
+            "rows": 200,
+            "evaluation": {"mae": 812.4},
+            "in_service": True,
+            "pinned": False,
+        },
         {"version": 3, "in_service": True, "pinned": True},
     ]
     _, first, second, third = drawn(models(listed), 200).splitlines()
@@ -129,6 +136,7 @@ def test_the_version_in_service_is_marked() -> None:
     assert "2024-02-29T10:00:00" in first
     assert "yes" in second
     assert "812.4" in second
+    assert "rolled back" in second
     assert "pinned" in third
 
 

@@ -15,14 +15,27 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
-if TYPE_CHECKING:
-    from correnteza.client import Client
-    from correnteza.config import Settings
+from correnteza import models_cli
+from correnteza.options import (
+    Config,
+    DataDir,
+    Json,
+    PortBase,
+    Rate,
+    client_of,
+    given,
+    group,
+    integer,
+    print_json,
+    print_table,
+    settings_of,
+    show_help,
+)
 
 SERVICE_COMMANDS = {
     "generator": "Run the generator alone: makes, replays or receives records.",
@@ -34,52 +47,21 @@ SUPERVISED = "--supervised"
 INTERRUPTED = 130
 
 
-def _integer(text: str) -> int:
-    """The number that a text stands for; the message names it, which Typer's own does not."""
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no integer") from None
-
-
-def _number(text: str) -> float:
-    """As `_integer`."""
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number") from None
-
-
-USUAL_FILE = "correnteza.toml if it is there"
-
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with the settings.", show_default=USUAL_FILE)]
-PortBase = Annotated[
-    int | None, typer.Option(parser=_integer, help="First port; the services follow it.", show_default="8000", metavar="PORT")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the databases and models.", show_default="data/<pipeline>")]
-Rate = Annotated[
-    float | None,
-    typer.Option(parser=_number, help="Records per second of the source; 0: paused, inf: as fast as possible.", metavar="RATE"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Version = Annotated[int, typer.Argument(parser=_integer, help="Number of a model version.", metavar="VERSION")]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
     Args:
         arguments: what stands behind the program's name; None for the process's own.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(_app()(given, prog_name="correnteza", standalone_mode=False) or 0)
+        return int(_app()(words, prog_name="correnteza", standalone_mode=False) or 0)
     except TyperException as error:
         return _usage(error)
     except typer.Abort:
         return INTERRUPTED
     except Exception as error:
-        return _failed(error, SUPERVISED in given)
+        return _failed(error, SUPERVISED in words)
 
 
 def _usage(error: TyperException) -> int:
@@ -110,36 +92,24 @@ def _failed(error: Exception, supervised: bool) -> int:
 
 def _app() -> typer.Typer:
     """All commands."""
-    app = _group("Continuous machine learning on streams.", _root)
+    app = group("Continuous machine learning on streams.", _root)
     app.command("run")(run)
     for name, text in SERVICE_COMMANDS.items():
         app.command(name, help=text)(generator if name == "generator" else _service(name))
     app.command("server")(server)
     app.command("status")(status)
+    app.command("predict")(models_cli.predict)
     app.command("sql")(sql)
-    config = _group("Check and show the settings.", _help)
+    app.command("evaluate")(evaluate)
+    config = group("Check and show the settings.", show_help)
     config.command("check")(config_check)
     config.command("show")(config_show)
     app.add_typer(config, name="config")
-    models = _group("The trainer's model versions.", _help)
-    models.command("list")(models_list)
-    models.command("show")(models_show)
-    models.command("promote")(models_promote)
-    models.command("unpin")(models_unpin)
+    models = group("The trainer's model versions.", show_help)
+    for name, command in models_cli.COMMANDS.items():
+        models.command(name)(command)
     app.add_typer(models, name="models")
     return app
-
-
-def _group(text: str, callback: Callable[..., None]) -> typer.Typer:
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.callback(invoke_without_command=True, help=text)(callback)
-    return app
-
-
-def _help(context: typer.Context) -> None:
-    """Without a command: the help."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 def _root(
@@ -149,15 +119,15 @@ def _root(
     if show_version:
         print(version("correnteza"))
     else:
-        _help(context)
+        show_help(context)
 
 
 def run(config: Config = None, port_base: PortBase = None, data_dir: DataDir = None, rate: Rate = None) -> int:
     """Run all services, with a live table on a terminal, until Ctrl-C."""
     from correnteza import output, supervisor
 
-    flags = _flags(port_base, data_dir, rate)
-    settings = _load(config, flags)
+    flags = given(port_base, data_dir, rate)
+    settings = settings_of(config, flags)
     output.set_up(settings.services.log_format)
     return supervisor.run(settings, config, _environment(flags))
 
@@ -170,7 +140,7 @@ def generator(
     supervised: Annotated[bool, typer.Option(SUPERVISED, hidden=True)] = False,
 ) -> int:
     """Run the generator; its help stands in SERVICE_COMMANDS."""
-    return _serve("generator", config, _flags(port_base, data_dir, rate), supervised)
+    return _serve("generator", config, given(port_base, data_dir, rate), supervised)
 
 
 def _service(name: str) -> Callable[..., int]:
@@ -182,7 +152,7 @@ def _service(name: str) -> Callable[..., int]:
         data_dir: DataDir = None,
         supervised: Annotated[bool, typer.Option(SUPERVISED, hidden=True)] = False,
     ) -> int:
-        return _serve(name, config, _flags(port_base, data_dir), supervised)
+        return _serve(name, config, given(port_base, data_dir), supervised)
 
     return command
 
@@ -194,13 +164,13 @@ def _serve(name: str, config: Path | None, flags: Mapping[str, Any], supervised:
         from correnteza.children import stop_when_parent_dies
 
         stop_when_parent_dies()
-    settings = _load(config, flags)
+    settings = settings_of(config, flags)
     output.set_up(settings.services.log_format)
     return int(import_module(f"correnteza.{name}.service").main(settings))
 
 
 def server(
-    port: Annotated[int, typer.Option(parser=_integer, help="Port to answer on.", metavar="PORT")],
+    port: Annotated[int, typer.Option(parser=integer, help="Port to answer on.", metavar="PORT")],
     config: Config = None,
     data_dir: DataDir = None,
 ) -> int:
@@ -208,7 +178,7 @@ def server(
     from correnteza import output
     from correnteza.trainer.service import serve_elsewhere
 
-    settings = _load(config, _flags(data_dir=data_dir))
+    settings = settings_of(config, given(data_dir=data_dir))
     output.set_up(settings.services.log_format)
     return serve_elsewhere(settings, port)
 
@@ -219,17 +189,17 @@ def status(config: Config = None, port_base: PortBase = None, as_json: Json = Fa
     from correnteza.errors import ServiceError
     from correnteza.supervisor import SERVICES
 
-    settings = _load(config, _flags(port_base))
-    answers = table.ask(_client(settings, timeout_s=2.0), SERVICES)
+    settings = settings_of(config, given(port_base))
+    answers = table.ask(client_of(settings, timeout_s=2.0), SERVICES)
     if not any(answers.values()):
         raise ServiceError(
             f"no service answers from {settings.services.url(SERVICES[0])} to {settings.services.url(SERVICES[-1])}; "
             "start them with `correnteza run`, or name their ports with --port-base"
         )
     if as_json:
-        _print_json(answers)
+        print_json(answers)
     else:
-        _print(table.render([table.row(name, settings.services.url(name), answer) for name, answer in answers.items()]))
+        print_table(table.render([table.row(name, settings.services.url(name), answer) for name, answer in answers.items()]))
 
 
 def sql(
@@ -246,8 +216,33 @@ def sql(
     """
     from correnteza import sqlshell
 
-    folder = _load(config, _flags(data_dir=data_dir)).pipeline.folder
+    folder = settings_of(config, given(data_dir=data_dir)).pipeline.folder
     sqlshell.write(sqlshell.query(folder, statement), "csv" if csv else "json" if as_json else "table")
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="A .csv, .csv.gz, .parquet or .ndjson[.gz] file, oldest record first.")],
+    target: Annotated[str | None, typer.Option(help="The column to predict.", show_default="target of [schema]")] = None,
+    timestamp: Annotated[
+        str | None, typer.Option(help="The column with the event time.", show_default="first column of times")
+    ] = None,
+    ignore: Annotated[str, typer.Option(help="Columns not to learn from, as in id,total.", metavar="NAMES")] = "",
+    config: Config = None,
+    rows: Annotated[
+        int | None, typer.Option(parser=integer, help="Records to read at most.", show_default="all", metavar="ROWS")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the plots.", metavar="DIR")] = Path(),
+    as_json: Json = False,
+) -> int:
+    """Predict and learn a whole file offline, and show how good the predictions were.
+
+    Every record is predicted before it is learned from, by the same stages as in the running system. The
+    schema comes from the file unless the settings have one. A table is printed; the plots are a PNG and an HTML file.
+    """
+    from correnteza.evaluate import Request, run
+
+    ignored = tuple(name.strip() for name in ignore.split(",") if name.strip())
+    return run(Request(file, target, timestamp, ignored, config, rows, out, as_json))
 
 
 def config_check(
@@ -257,7 +252,7 @@ def config_check(
     from correnteza import preflight
     from correnteza.show import differences
 
-    settings = _load(file, {})
+    settings = settings_of(file, {})
     preflight.check(settings)
     changed = differences(settings)
     print(f"ok: {file or 'settings'}: {len(changed)} not at the default" + (f": {', '.join(changed)}" if changed else ""))
@@ -267,51 +262,7 @@ def config_show(config: Config = None, port_base: PortBase = None, data_dir: Dat
     """Print the effective settings as TOML; those that are not at their default are marked."""
     from correnteza.show import as_toml
 
-    print(as_toml(_load(config, _flags(port_base, data_dir, rate))), end="")
-
-
-def models_list(config: Config = None, port_base: PortBase = None, as_json: Json = False) -> None:
-    """List the model versions, oldest first."""
-    from correnteza.table import models
-
-    answer = _client(_load(config, _flags(port_base))).models()
-    if as_json:
-        _print_json(answer)
-    else:
-        _print(models(answer))
-
-
-def models_show(number: Version, config: Config = None, port_base: PortBase = None) -> None:
-    """Print all that is known of a model version, as JSON."""
-    _print_json(_client(_load(config, _flags(port_base))).model(number))
-
-
-def models_promote(number: Version, config: Config = None, port_base: PortBase = None) -> None:
-    """Put a model version into service and keep it there until `models unpin`."""
-    _client(_load(config, _flags(port_base))).promote(number)
-    print(f"version {number} is in service; `correnteza models unpin` lets newer ones replace it again")
-
-
-def models_unpin(config: Config = None, port_base: PortBase = None) -> None:
-    """Let newer model versions into service again, after `models promote`."""
-    _client(_load(config, _flags(port_base))).unpin()
-    print("newer model versions go into service again")
-
-
-def _load(config: Path | None, flags: Mapping[str, Any]) -> Settings:
-    from correnteza.config import load
-
-    return load(config, flags)
-
-
-def _flags(port_base: int | None = None, data_dir: Path | None = None, rate: float | None = None) -> dict[str, dict[str, Any]]:
-    """The flags that were given, as the settings they stand for."""
-    given = {
-        ("services", "port_base"): port_base,
-        ("pipeline", "data_dir"): data_dir,
-        ("generator", "records_per_second"): rate,
-    }
-    return {section: {key: value} for (section, key), value in given.items() if value is not None}
+    print(as_toml(settings_of(config, given(port_base, data_dir, rate))), end="")
 
 
 def _environment(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -319,24 +270,3 @@ def _environment(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {
         f"CORRENTEZA_{section}__{key}".upper(): str(value) for section, keys in flags.items() for key, value in keys.items()
     }
-
-
-def _client(settings: Settings, timeout_s: float = 30.0) -> Client:
-    from correnteza.client import Client
-    from correnteza.supervisor import SERVICES
-
-    return Client({name: settings.services.url(name) for name in SERVICES}, timeout_s=timeout_s)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _print(what: Any) -> None:
-    """A Rich table; as wide as its cells where there is no terminal to fit it to."""
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=10_000)
-    console.print(what)

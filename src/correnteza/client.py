@@ -143,20 +143,29 @@ class Client:
 
     # What comes out
 
-    def predict(self, records: Mapping[str, Any] | Sequence[Mapping[str, Any]] | bytes) -> Any:
+    def predict(
+        self,
+        records: Mapping[str, Any] | Sequence[Mapping[str, Any]] | bytes,
+        version: int | None = None,
+        media: str = JSON,
+    ) -> Any:
         """Predict the target of one record or of several.
 
         Args:
-            records: raw fields, in their own units, or the same as JSON; fields that are left out are missing values.
+            records: raw fields, in their own units, or a body; fields that are left out are missing values.
+            version: the model version that answers, without storing it; None is the one in service.
+            media: media type of a body.
 
         Returns:
             `{"id", "prediction", "lower", "upper", "model_version"}`, for a list a list in its order.
 
         Raises:
-            InputError: a record is invalid; `problems` lists index, field, reason.
+            InputError: a record is invalid, and `problems` lists index, field, reason; or there is no such version.
             LogUnavailableError: no model yet, or the trainer is down.
         """
-        return self._post("trainer", "/predict", records if isinstance(records, bytes) else encode(records))
+        path = "/predict" if version is None else f"/models/{int(version)}/predict"
+        body, kind = (records, media) if isinstance(records, bytes) else (encode(records), JSON)
+        return self._post("trainer", path, body, kind)
 
     def page(
         self, service: str, after: str | None = None, limit: int = PAGE_ROWS, wait_s: float = 0.0, log: str = "records"
@@ -229,6 +238,10 @@ class Client:
             InputError: there is no such version.
         """
         return self._object("GET", "trainer", f"/models/{int(version)}")
+
+    def history(self, last: int = 100) -> list[str]:
+        """What became of the last versions, in sentences, oldest first."""
+        return list(self._call("GET", "trainer", "/models/history", params={"last": last}))
 
     def promote(self, version: int) -> dict[str, Any]:
         """Put a version into service and keep it there.

@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -127,6 +127,12 @@ class Generator(Section):
     delimiter: str = Field(",", min_length=1, max_length=1, description="replay: what parts the cells of a CSV.")
     null_values: tuple[str, ...] = Field(("",), description="replay: CSV cells that stand for a missing value.")
     order_by_time: bool = Field(False, description="replay: in event-time order (reads the whole file into memory).")
+    label_delay_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Records come without their target, which follows in `outcomes` so much later (counted in rows); 0: with it.",
+    )
     idempotency_keys: int = Field(100_000, ge=1, description="Idempotency keys that are remembered.")
 
     @model_validator(mode="after")
@@ -155,19 +161,34 @@ class Trainer(Section):
 
     estimator: str = Field("sklearn.ensemble.RandomForestRegressor", description="Import path of a scikit-learn regressor.")
     params: dict[str, Any] = Field(
-        default_factory=lambda: {"n_estimators": 50, "min_samples_leaf": 5}, description="Its parameters."
+        default_factory=lambda: {"n_estimators": 30, "min_samples_leaf": 5}, description="Its parameters."
     )
     seed: int = Field(1, ge=0, lt=2**31, description="Seed of its random_state.")
-    window_rows: int = Field(10_000, ge=10, le=10_000_000, description="Labelled rows that the model is trained on.")
-    min_rows: int = Field(100, ge=2, description="Labelled rows before the first training.")
+    policy: Literal["auto", "adaptive", "plain"] = Field(
+        "auto",
+        description="adaptive: grow a few trees at a time, and follow drift; plain: fit the estimator anew; auto: as it can.",
+    )
+    window_rows: int = Field(20_000, ge=10, le=10_000_000, description="Labelled rows that the model is trained on.")
+    min_rows: int = Field(20, ge=2, description="Labelled rows before the first training.")
     retrain_every_s: float | None = Field(
         10.0, ge=0, description="Seconds from the start of one training to the next; 0: without pause; unset with rows."
     )
-    retrain_every_rows: int | None = Field(
+    retrain_every_rows: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        ge=1,
-        description="Labelled rows between trainings. The reader waits for the training, so the same log gives the same versions.",
+        description="Labelled rows between trainings, or auto: as many as it is worth. The reader waits for the training, "
+        "so the same log gives the same versions.",
     )
+    promotion: Literal["tested", "newest"] = Field(
+        "tested",
+        description="tested: a new version must prove itself beside the one in service; newest: it replaces it at once.",
+    )
+    label_horizon_rows: int = Field(
+        100_000, ge=100, description="Records for which a record waits for its outcome, and an outcome for its record."
+    )
+    margin: float = Field(0.02, ge=0, le=1, description="By how much a new version's error may be larger, as a share.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="How often a test of versions may err.")
+    threads: int = Field(1, ge=1, le=256, description="Threads of a large training; more are faster, and delay answers.")
+    checkpoints: bool = Field(True, description="Whether a version keeps its trees for scikit-learn and for restarts.")
     train_timeout_s: float = Field(600.0, gt=0, description="A training that takes longer is killed.")
     batch_rows: int = Field(10_000, ge=1, le=100_000, description="Most rows in one step.")
     evaluate_every: int = Field(

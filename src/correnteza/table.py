@@ -23,6 +23,7 @@ DASH = "-"
 MODEL_COLUMNS: Mapping[str, Literal["left", "right"]] = {
     "version": "right",
     "in service": "left",
+    "decision": "left",
     "rows": "right",
     "train s": "right",
     "MAE": "right",
@@ -180,7 +181,10 @@ def models(versions: Sequence[Mapping[str, Any]]) -> Table:
         service = "pinned" if entry.get("pinned") else "yes" if entry.get("in_service") else ""
         numbers = (_number(entry.get("rows")), _number(entry.get("train_s")), _number(_part(entry, "evaluation").get("mae")))
         texts = (str(entry.get("created_at") or "")[:19], str(entry.get("reason") or ""))
-        table.add_row(str(entry.get("version")), service, *(figure(n) for n in numbers), *(Text(text) for text in texts))
+        decision = str(entry.get("decision") or "").replace("_", " ")
+        table.add_row(
+            str(entry.get("version")), service, decision, *(figure(n) for n in numbers), *(Text(text) for text in texts)
+        )
     return table
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from correnteza import config
 from correnteza.log.memory import MemoryStore
+from correnteza.trainer import judging
 
-from .worlds import World, normalized, raw
+from .worlds import WAYS, World, normalized, raw
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +19,27 @@ def upstream_store() -> MemoryStore:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(upstream_store: MemoryStore, tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = World(tmp_path_factory.mktemp("undisturbed"), upstream_store)
+def turned_store() -> MemoryStore:
+    """A stream whose world changes at once."""
+    return normalized(raw(700, turned=450))
+
+
+@pytest.fixture(scope="module")
+def tested_early() -> Iterator[None]:
+    """Versions are tested in shadow from so few rows on that a short stream has tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "YOUNG_ROWS", 100)
+        yield
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest, tested_early: None) -> config.Trainer:
+    """The settings of a law that holds whether versions are tested or not."""
+    return WAYS[str(request.param)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(way: config.Trainer, upstream_store: MemoryStore, tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = World(tmp_path_factory.mktemp("undisturbed"), upstream_store, way)
     world.run()
     return world

@@ -20,9 +20,11 @@ from correnteza.errors import ConfigError, ModelError, TamperedModelError, Unkno
 from correnteza.log.base import Store
 from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
+from correnteza.testing import read_all
 from correnteza.trainer import registry as registry_module
 from correnteza.trainer.artefacts import Artefacts
-from correnteza.trainer.registry import Current, Meta, ModelRow, Registry, load_key, model_rows, promotion_rows
+from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current, decision_rows, promotion_rows
+from correnteza.trainer.registry import MANIFESTS, Meta, ModelRow, Registry, load_key, model_rows
 from correnteza.trainer.training import Trained
 
 KEY = bytes(range(32))
@@ -147,6 +149,30 @@ def test_a_pinned_version_is_in_service_until_the_next_promotion(registry: Regis
     assert registry.current() == Current(2, True, "3 is worse at night")
     registry.promote(4, "back to normal", pinned=False)
     assert registry.current() == Current(4, False, "back to normal")
+
+
+def test_a_promotion_tells_how_it_came_about_and_what_was_in_service_before(registry: Registry, store: Store) -> None:
+    learn(registry, store, 2)
+    registry.promote(1, "by hand", pinned=True)
+    registry.promote(2, "no longer", pinned=False)
+    rows = read_all(store.log("promotions", PROMOTIONS))[2:]
+    assert [(row["version"], row["previous"], row["kind"], row["pinned"]) for row in rows] == [
+        (1, 2, "by_hand", 1),
+        (2, 1, "unpinned", 0),
+    ]
+    assert [json.loads(row["evidence"]) for row in rows] == [{}, {}]
+
+
+def test_the_last_decision_about_a_version_is_the_one_that_holds(
+    registry: Registry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = store.log("decisions", DECISIONS)
+    assert registry.decisions() == {}
+    for version, decision in ((1, "promoted"), (2, "promoted"), (2, "rolled_back"), (3, "refused")):
+        log.append(decision_rows(version, AT, decision, "why"))  # type: ignore[arg-type]
+    assert registry.decisions() == {1: "promoted", 2: "rolled_back", 3: "refused"}
+    monkeypatch.setattr(registry_module, "ROWS_IN_MEMORY", 2)
+    assert registry.decisions() == {2: "rolled_back", 3: "refused"}
 
 
 def test_only_versions_with_sound_files_are_promoted(registry: Registry, store: Store, tmp_path: Path) -> None:
@@ -282,6 +308,35 @@ def test_pruning_leaves_a_version_alone_that_is_about_to_be_committed(registry: 
     registry.prune(2)
     commit(store, row)
     assert registry.model_bytes(4) == b"onnx 4"
+
+
+def test_model_json_of_a_bounded_number_of_pruned_versions_stays(
+    registry: Registry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "MANIFESTS_KEPT", 3)
+    learn(registry, store, 1)
+    expected = registry.manifest(1)
+    learn(registry, store, 3)
+    registry.prune(2)
+    assert registry.remembered(1) == expected
+    learn(registry, store, 6)
+    registry.prune(2)
+    assert store.log("manifests", MANIFESTS).bounds().rows == 3
+    assert [registry.remembered(version)["version"] for version in (6, 7, 8, 9, 10)] == [6, 7, 8, 9, 10]
+    with pytest.raises(UnknownModelError, match="version 1 has no files"):
+        registry.remembered(1)
+
+
+def test_another_model_is_not_put_back(registry: Registry, store: Store, tmp_path: Path) -> None:
+    learn(registry, store, 4)
+    registry.prune(2)
+    manifest = registry.remembered(1)
+    with pytest.raises(ModelError, match="version 1 is not put back: what was made has sha256"):
+        registry.put_back(1, trained("other"), manifest)
+    assert not (tmp_path / "models" / "1").exists()
+    assert registry.put_back(1, trained("1"), manifest) == tmp_path / "models" / "1"
+    assert registry.model_bytes(1) == b"onnx 1"
+    assert registry.prune(2) == ()
 
 
 def test_memory_is_bounded_and_a_version_older_than_memory_is_known_by_its_files(

@@ -16,7 +16,7 @@ from correnteza.stage import Runner
 from correnteza.testing import read_all
 from correnteza.trainer import learner as process
 from correnteza.trainer.learning import Learner
-from correnteza.trainer.prequential import State
+from correnteza.trainer.state import State
 from correnteza.trainer.registry import PROMOTIONS
 
 from .worlds import BY_ROWS, Killed, Trainings, World, normalized, raw

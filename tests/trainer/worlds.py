@@ -1,7 +1,13 @@
-"""What the learner's tests share: a stream, a normalizer's logs of it, and a learner that can be killed."""
+"""What the learner's tests share: a stream, a normalizer's logs of it, and a learner that can be killed.
+
+There are three ways to learn: `BY_ROWS` fits one tree anew to the window, and each version goes into service;
+`TESTED` is as the settings are by default but for its size, so that versions are recipes and are tested in shadow;
+`AUTO` trains as often as it is worth, too.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,29 +28,37 @@ from correnteza.records import Field, Schema
 from correnteza.stage import Runner
 from correnteza.testing import read_all
 from correnteza.trainer.evaluation import EVALUATIONS
+from correnteza.trainer.forest import Memo
 from correnteza.trainer.handover import REQUESTS
 from correnteza.trainer.learning import Learner
-from correnteza.trainer.prequential import State
-from correnteza.trainer.registry import MODELS, PROMOTIONS, Registry
+from correnteza.trainer.state import State
+from correnteza.trainer.promotions import DECISIONS, PROMOTIONS
+from correnteza.trainer.registry import MODELS, Registry
 from correnteza.trainer.training import Job, Trained, fit
 from correnteza.trainer.upstream import Upstream
 
 SCHEMA = Schema((Field("size", "float"), Field("rooms", "integer"), Field("kind", "category"), Field("note", "text")), "price")
 KEY = b"k" * 32
-TREE = {"estimator": "sklearn.tree.DecisionTreeRegressor", "params": {"max_leaf_nodes": 12}}
-BY_ROWS = config.Trainer(
-    **TREE, window_rows=150, min_rows=60, retrain_every_rows=90, metric_rows=80, batch_rows=64, keep_versions=2
-)
+TREE: Mapping[str, Any] = {"estimator": "sklearn.tree.DecisionTreeRegressor", "params": {"max_leaf_nodes": 12}}
+SMALL: Mapping[str, Any] = {"window_rows": 150, "min_rows": 60, "metric_rows": 80, "batch_rows": 64, "keep_versions": 2}
+BY_ROWS = config.Trainer(**TREE, **SMALL, policy="plain", promotion="newest", retrain_every_rows=90)
+FOREST: Mapping[str, Any] = {"params": {"n_estimators": 6, "min_samples_leaf": 3}}
+TESTED = config.Trainer(**FOREST, **SMALL, retrain_every_rows=90)
+AUTO = config.Trainer(**FOREST, **SMALL, retrain_every_rows="auto")
+WAYS = {"newest": BY_ROWS, "tested": TESTED}
 
 
-def raw(rows: int, labelled: Callable[[int], bool] = lambda i: i % 9 != 4) -> pa.RecordBatch:
-    """Records whose scale drifts, so that there are several scaler versions, and new categories keep coming."""
+def raw(rows: int, labelled: Callable[[int], bool] = lambda i: i % 9 != 4, turned: float = math.inf) -> pa.RecordBatch:
+    """Records whose scale drifts, so that there are several scaler versions, and new categories keep coming.
+
+    From the record `turned` on, larger is cheaper.
+    """
     rng = np.random.default_rng(5)
     found = []
     for i in range(rows):
         size = float(rng.normal(80 + i / 4, 10 + i / 40))
         kind = f"k{rng.integers(0, 2 + i // 60)}"
-        price = 3 * size + 20 * int(kind[1:]) + float(rng.normal(0, 4))
+        price = (3 if i < turned else -5) * size + 20 * int(kind[1:]) + float(rng.normal(0, 4))
         row = {
             "id": f"r{i}",
             "size": size if i % 11 else None,
@@ -86,6 +100,11 @@ class Trainings:
         self.busy = False
         self._spoil = spoil or {}
         self._killed = ""
+        self._grown = Memo()
+
+    @property
+    def fresh(self) -> bool:
+        return not self._grown.parts
 
     def start(self, job: Job) -> None:
         assert not self.busy
@@ -99,7 +118,7 @@ class Trainings:
         self.busy, self._killed = False, ""
         if reason:
             raise TrainingFailedError(reason)
-        return fit(self.jobs[-1])
+        return fit(self.jobs[-1], self._grown)
 
     def kill(self, reason: str) -> None:
         self._killed = reason
@@ -202,6 +221,11 @@ class World:
     def promoted(self) -> list[int]:
         return [row["version"] for row in read_all(self.promotions)]
 
+    def decisions(self) -> list[dict[str, Any]]:
+        """What was decided about versions, without when."""
+        rows = read_all(self.store.log("decisions", DECISIONS))
+        return [{k: v for k, v in row.items() if k != "at"} for row in rows]
+
     def kinds(self) -> list[str]:
         return [row["kind"] for row in read_all(self.store.log("events", events.SCHEMA))]
 
@@ -210,7 +234,9 @@ class World:
 
     def everything(self) -> dict[str, Any]:
         """All that must be the same however the run went."""
-        return {"rows": self.evaluations(), "models": self.models(), "promoted": self.promoted(), "state": self.state()}
+        promotions = [{k: v for k, v in row.items() if k != "at"} for row in read_all(self.promotions)]
+        found = {"rows": self.evaluations(), "models": self.models(), "state": self.state()}
+        return {**found, "promotions": promotions, "decisions": self.decisions()}
 
 
 class Ending:

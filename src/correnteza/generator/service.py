@@ -23,6 +23,7 @@ from correnteza import events
 from correnteza.codec import ARROW, ID_LIMIT, JSON, NDJSON, Codec, json_schema
 from correnteza.config import Settings
 from correnteza.events import Events
+from correnteza.generator.delay import Delayed, delay_rows
 from correnteza.generator.pace import NoSource, Paced
 from correnteza.generator.posts import OUTCOMES, outcomes_post, records_post
 from correnteza.generator.receiver import OneAtATime, Post, Receiver
@@ -136,15 +137,17 @@ def source_of(settings: Settings) -> Source:
     Raises:
         ConfigError: it does not fit the schema, or its file cannot be read.
     """
-    schema = settings.schema_of_records
-    if settings.generator.source == "people":
+    schema, wanted = settings.schema_of_records, settings.generator
+    # A file is read in one direction, so late truths have a reader of their own; a lower limit takes none of them away.
+    endless = wanted.model_copy(update={"limit": None})
+    if wanted.source == "people":
         from correnteza.generator.people import PeopleSource
 
-        return PeopleSource(settings.generator, schema)
-    if settings.generator.source == "replay":
+        return Delayed(PeopleSource(wanted, schema), lambda: PeopleSource(endless, schema), schema, delay_rows(wanted))
+    if wanted.source == "replay":
         from correnteza.generator.replay import ReplaySource
 
-        return ReplaySource(settings.generator, schema)
+        return Delayed(ReplaySource(wanted, schema), lambda: ReplaySource(endless, schema), schema, delay_rows(wanted))
     return NoSource(schema.raw)
 
 

@@ -3,7 +3,7 @@
 Invariants:
 - What becomes of a cell depends on the cell and its field's kind alone, never on its neighbours, so
   batch cuts have no part in it.
-- A row is in `raw` or in `rejected`, never in both and never in neither.
+- A record is in `raw` or in `rejected`, never in both and never in neither; a truth that comes beside it is in `outcomes`.
 - Only types are checked here (and that numbers are finite); bounds are the normalizer's business.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ FAULT = "#fault"
 FAULT_TYPE = pa.struct([pa.field("field", pa.string()), pa.field("reason", pa.string()), pa.field("record", pa.string())])
 """What is wrong with a row; null when nothing is. A null `record` is filled from the row's cells."""
 
+OUTCOMES = pa.schema([pa.field("id", pa.string()), pa.field("target", pa.float64())])
+"""Columns of the log `outcomes`: the truth for a record or a prediction, in the target's unit."""
+TRUTH = "#truth"
+"""Column of batches that carry truths beside their records, or instead of them; see `delay`."""
+TRUTH_TYPE = pa.struct(list(OUTCOMES))
+"""A truth: the id of an earlier record, and its target; null when none is due."""
+
 RECORD_LIMIT = 100_000
 """Longest record that is kept whole among the rejects, in characters of JSON."""
 NOT_UTF8 = "\uffff"
@@ -58,7 +66,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class GeneratorStage:
-    """Takes what a source yields into the logs `raw` and `rejected`; keeps no state.
+    """Takes what a source yields into the logs `raw`, `rejected` and `outcomes`; keeps no state.
 
     Args:
         schema: the schema of the records.
@@ -81,7 +89,13 @@ class GeneratorStage:
 
     def step(self, state: None, batch: pa.RecordBatch) -> Step[None]:
         """See `Stage.step`. Batches without the column `FAULT` hold records and are taken as they are."""
-        batch = typed(batch, self._schema)
+        outputs = _outcomes(batch)
+        if ID not in batch.schema.names:
+            return Step(outputs, state)
+        step = self._records(state, typed(batch, self._schema))
+        return replace(step, outputs={**step.outputs, **outputs})
+
+    def _records(self, state: None, batch: pa.RecordBatch) -> Step[None]:
         names = self._schema.raw.names
         if FAULT not in batch.schema.names:
             return Step({"raw": batch.select(names)}, state)
@@ -92,6 +106,12 @@ class GeneratorStage:
             return Step(outputs, state)
         rejected = _rejected(rejects)
         return Step({**outputs, "rejected": rejected}, state, (_event(rejected, batch.num_rows),))
+
+
+def _outcomes(batch: pa.RecordBatch) -> dict[str, pa.RecordBatch]:
+    """The truths of a batch as rows of the log `outcomes`, if it has any."""
+    truths = batch[TRUTH].drop_null() if TRUTH in batch.schema.names else pa.nulls(0, TRUTH_TYPE)
+    return {"outcomes": pa.RecordBatch.from_arrays(truths.flatten(), schema=OUTCOMES)} if len(truths) else {}
 
 
 def _rejected(rows: pa.RecordBatch) -> pa.RecordBatch:

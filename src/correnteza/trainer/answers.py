@@ -61,7 +61,7 @@ class Answered:
         ids: of the predictions.
         version: the model version that made all of them.
         predictions: in the target's unit, shape [rows].
-        half_width: of the intervals, in the target's unit; None when not known yet.
+        halves: what each interval reaches to either side, in the target's unit, shape [rows]; None when not known yet.
         records: what was asked.
         at_us: when, in microseconds of Unix time.
     """
@@ -69,7 +69,7 @@ class Answered:
     ids: Sequence[str]
     version: int
     predictions: Floats
-    half_width: float | None
+    halves: Floats | None
     records: Records
     at_us: int
 
@@ -190,7 +190,7 @@ def rows_of(group: Sequence[Answered]) -> pa.RecordBatch:
     """Answers as rows of `PREDICTIONS`."""
     counts = [len(answered.ids) for answered in group]
     predictions = np.concatenate([answered.predictions for answered in group])
-    halves = np.repeat([np.nan if a.half_width is None else a.half_width for a in group], counts)
+    halves = np.concatenate([np.full(n, np.nan) if a.halves is None else a.halves for a, n in zip(group, counts, strict=True)])
     return pa.RecordBatch.from_arrays(
         [
             pa.array([i for answered in group for i in answered.ids], pa.string()),

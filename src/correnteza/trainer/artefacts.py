@@ -103,16 +103,37 @@ class Artefacts:
             UnknownModelError: the files are not there.
             TamperedModelError: it is not what was written.
         """
-        path = self.folder / str(version) / MANIFEST
+        return self.opened(version, self.sealed(version), str(self.folder / str(version) / MANIFEST))
+
+    def sealed(self, version: int) -> bytes:
+        """`model.json` as it was written, with its HMAC; not verified.
+
+        Raises:
+            UnknownModelError: the files are not there.
+            TamperedModelError: they are, without it.
+        """
+        return self._bytes(version, MANIFEST)
+
+    def opened(self, version: int, content: bytes, place: str) -> dict[str, Any]:
+        """What `sealed` returned, verified, without its HMAC.
+
+        Args:
+            version: whose it is.
+            content: the text.
+            place: where it was found, for the message.
+
+        Raises:
+            TamperedModelError: it is not what was written.
+        """
         try:
-            manifest = json.loads(self._bytes(version, MANIFEST))
+            manifest = json.loads(content)
             code = manifest.pop("hmac")
             genuine = isinstance(code, str) and hmac.compare_digest(code.encode(), self._hmac(manifest).encode())
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             genuine = False
         if not genuine or manifest["version"] != version:
             raise TamperedModelError(
-                f"{path}: does not match its HMAC; it was changed, or `key` was; "
+                f"{place}: does not match its HMAC; it was changed, or `key` was; "
                 "restore both from a copy, or promote another version"
             )
         return dict(manifest)
@@ -169,7 +190,8 @@ class Artefacts:
                     f"{place / name}: is missing; restore it from a copy, or promote another version"
                 ) from None
             raise UnknownModelError(
-                f"model version {version} has no files in {self.folder}; trainer.keep_versions says how many are kept"
+                f"model version {version} has no files in {self.folder}; trainer.keep_versions says how many are kept; "
+                f"`correnteza models rebuild {version} --keep` makes them again"
             ) from None
 
     def _hmac(self, manifest: Mapping[str, Any]) -> str:

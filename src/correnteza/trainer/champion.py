@@ -8,7 +8,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -58,6 +58,7 @@ class Follower:
         self.champion: Champion | None = None
         self.refused = ""
         self.seen = 1
+        self._ready: Champion | None = None
         self._schema = schema
         self._registry = registry
         self._promotions = promotions
@@ -79,6 +80,18 @@ class Follower:
         self.seen = head
         return self.champion is not before
 
+    def load(self, version: int, since: datetime) -> Champion | None:
+        """A version that is not in service, loaded and tried out; None when it is refused. It is kept for a promotion."""
+        try:
+            predictor = Predictor(self._registry.model_bytes(version))
+            self._try_out(predictor, self._registry.manifest(version).get("probe") or {})
+        except (ModelError, ValueError, RuntimeError) as error:
+            self.refused = f"version {version} is refused: {error}"
+            self._events.emit("model_refused", str(error), version=version)
+            return None
+        self._ready = Champion(version, since, predictor)
+        return self._ready
+
     def _candidates(self, head: int) -> Iterator[tuple[int, datetime]]:
         """The version in service; behind it, as long as nothing is loaded, those that were in service before."""
         back = 1 if self.champion is not None else LOOK_BACK
@@ -89,15 +102,13 @@ class Follower:
         return iter(newest_first.items())
 
     def _load(self, version: int, since: datetime) -> bool:
-        try:
-            predictor = Predictor(self._registry.model_bytes(version))
-            self._try_out(predictor, self._registry.manifest(version).get("probe") or {})
-        except (ModelError, ValueError, RuntimeError) as error:
-            self.refused = f"version {version} is refused: {error}"
-            self._events.emit("model_refused", str(error), version=version)
-            return False
-        self.champion = Champion(version, since, predictor)
-        return True
+        ready, self._ready = self._ready, None
+        if ready is None or ready.version != version:
+            ready = self.load(version, since)
+            self._ready = None
+        if ready is not None:
+            self.champion = replace(ready, since=since)
+        return ready is not None
 
     def _try_out(self, predictor: Predictor, answers: Mapping[str, Any]) -> None:
         fields = (self._schema.numeric, self._schema.categories)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import IO
 
 from correnteza.errors import ConfigError, ModelError
+from correnteza.trainer.forest import Memo
 from correnteza.trainer.training import Job, Trained, fit
 
 PR_SET_PDEATHSIG = 1
@@ -45,8 +46,9 @@ def run_child(parent: int, nice: int) -> None:
     os.dup2(2, 1)  # what a library prints must not get between the answers
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(jobs, waiting), daemon=True).start()
+    memo = Memo()
     while True:
-        pickle.dump(_attempt(waiting.get()), answers, protocol=5)
+        pickle.dump(_attempt(waiting.get(), memo), answers, protocol=5)
         answers.flush()
 
 
@@ -62,9 +64,9 @@ def _receive(jobs: IO[bytes], waiting: queue.SimpleQueue[Job]) -> None:
         os._exit(1)
 
 
-def _attempt(job: Job) -> Trained | str:
+def _attempt(job: Job, memo: Memo) -> Trained | str:
     try:
-        return fit(job)
+        return fit(job, memo)
     except (ConfigError, ModelError) as error:
         return str(error)
     except Exception as error:  # whatever an estimator raises is a failed training

@@ -52,6 +52,10 @@ def build(path: str, params: Mapping[str, Any], seed: int) -> Any:
     >>> build("sklearn.ensemble.ExtraTreesRegressor", {"n_estimators": 5}, seed=7)
     ExtraTreesRegressor(n_estimators=5, n_jobs=1, random_state=7)
     """
+    if path.startswith("river."):
+        from correnteza.trainer import river
+
+        return river.build(path, params, seed)
     from sklearn.base import is_regressor
 
     kind = _class_at(path)
@@ -96,8 +100,32 @@ def prepared(estimator: Any, features: Floats) -> Floats:
     Returns:
         A new array of the same shape.
     """
-    clipped = np.clip(features, -FEATURE_LIMIT, FEATURE_LIMIT)
+    clipped = limited(features)
     return clipped if allows_missing(estimator) else np.nan_to_num(clipped, copy=False, nan=0.0)
+
+
+def servable(fitted: Any, features: Floats, seed: int) -> Any:
+    """The estimator that is exported: the fitted one itself, or what is served in the place of one of River.
+
+    Args:
+        fitted: the estimator.
+        features: that it was fitted to, prepared, shape [rows, features].
+        seed: of what has to be drawn.
+
+    Raises:
+        TrainingFailedError: nothing can be served in its place.
+    """
+    if not type(fitted).__module__.endswith("trainer.river"):
+        return fitted
+    from correnteza.trainer import river
+
+    return river.served(fitted, features, seed)
+
+
+def limited(features: Floats) -> Floats:
+    """The features clipped to ±`FEATURE_LIMIT`, as a new array of the same shape."""
+    clipped: Floats = np.clip(features, -FEATURE_LIMIT, FEATURE_LIMIT)
+    return clipped
 
 
 def _class_at(path: str) -> Any:

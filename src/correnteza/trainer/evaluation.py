@@ -1,10 +1,7 @@
-"""How good the predictions were: rolling metrics, and the prediction intervals made from past errors.
+"""How good the predictions were: rolling metrics over the log `evaluations`.
 
-Invariants:
-- Every figure is a plain function of the last `metric_rows` rows of the log `evaluations`, so it is the
-  same after a restart as before.
-- The half-width of an interval depends on how many rows were scored, not on how they came in batches:
-  it changes after every `BLOCK_ROWS` scored rows and at no other time.
+Invariant: every figure is a plain function of the last `metric_rows` rows of the log `evaluations`, so it is
+the same after a restart as before.
 
 Rows are evaluated *prequentially*: each is predicted before it may be learned from, so no error is
 that of a model on its own training data (Gama, Sebastião and Rodrigues, "On evaluating stream
@@ -14,8 +11,7 @@ learning algorithms", Machine Learning 90, 2013).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +21,6 @@ from correnteza.features import Floats
 from correnteza.log.base import OwnedLog
 from correnteza.records import ID
 
-BLOCK_ROWS = 50
-"""Scored rows after which the half-width is taken anew; also the fewest rows that it is taken from."""
 READ_ROWS = 10_000
 
 EVALUATIONS = pa.schema(
@@ -39,13 +33,27 @@ EVALUATIONS = pa.schema(
         pa.field("prediction", pa.float64()),
         pa.field("lower", pa.float64()),
         pa.field("upper", pa.float64()),
+        pa.field("spread", pa.float64()),
+        pa.field("multiplier", pa.float64()),
         pa.field("baseline", pa.float64()),
+        pa.field("last_value", pa.float64()),
+        pa.field("challenger_version", pa.int64()),
+        pa.field("challenger_prediction", pa.float64()),
+        pa.field("label_offset", pa.int64()),
+        pa.field("replaces", pa.int64()),
+        pa.field("delay_s", pa.float64()),
     ]
 )
 """Columns of the log `evaluations`: a row per record that was predicted before it was learned from.
 
-`target`, `prediction`, `lower`, `upper` and `baseline` are in the target's unit; `baseline` is the mean
-of all targets before the row; `lower` and `upper` are null until there are enough errors to tell.
+`target`, `prediction`, `lower`, `upper`, `spread`, `baseline`, `last_value` and `challenger_prediction` are in the
+target's unit. `lower` and `upper` are `multiplier` times `spread` away from the prediction, and null until there are
+enough errors to tell. `baseline` is the mean of all targets before the row, `last_value` the one before it.
+`challenger_version` answered the same row in shadow; null where there was none.
+
+A record that came without its target has a row with a null `target`, which says what was answered; when the outcome
+comes there is another row with that answer, its target, the outcome's `label_offset` and the label's delay `delay_s`.
+An outcome that corrects an earlier one names its `label_offset` in `replaces`: the earlier row no longer counts.
 """
 
 
@@ -61,6 +69,9 @@ class Metrics:
         bias: mean of prediction minus target, in the target's unit.
         coverage: share of the rows with an interval whose target lies in it; None without such rows.
         baseline_mae: mean absolute error of predicting the running mean, in the target's unit.
+        last_value_mae: mean absolute error of predicting the target before, in the target's unit.
+        skill: share of the better baseline's mean absolute error that the model saves, at most 1; None where that is 0.
+        width: mean width of the intervals, in the target's unit; None without intervals.
     """
 
     rows: int
@@ -70,6 +81,9 @@ class Metrics:
     bias: float
     coverage: float | None
     baseline_mae: float
+    last_value_mae: float
+    skill: float | None
+    width: float | None
 
 
 def metrics(rows: pa.RecordBatch) -> Metrics | None:
@@ -80,24 +94,44 @@ def metrics(rows: pa.RecordBatch) -> Metrics | None:
     >>> m.mae, m.bias, m.baseline_mae
     (2.0, 2.0, 10.0)
     """
+    rows = standing(rows)
     if not rows.num_rows:
         return None
-    target, prediction, lower, upper, baseline = (
-        _floats(rows, name) for name in ("target", "prediction", "lower", "upper", "baseline")
+    target, prediction, lower, upper, baseline, last = (
+        _floats(rows, name) for name in ("target", "prediction", "lower", "upper", "baseline", "last_value")
     )
     error = prediction - target
-    squares = float(np.mean(error**2))
-    variance = float(np.var(target))
-    known = ~np.isnan(lower)
+    with np.errstate(over="ignore"):
+        squares, variance = float(np.mean(error**2)), float(np.var(target))
+    known = ~(np.isnan(lower) | np.isnan(upper))
+    mae, baseline_mae, last_mae = (_mean(np.abs(e)) for e in (error, baseline - target, last - target))
+    naive = min(baseline_mae, last_mae)
     return Metrics(
         rows=rows.num_rows,
-        mae=float(np.mean(np.abs(error))),
+        mae=mae,
         rmse=math.sqrt(squares),
-        r2=1.0 - squares / variance if variance > 0 else None,
+        r2=1.0 - squares / variance if 0 < variance < math.inf else None,
         bias=float(np.mean(error)),
         coverage=float(np.mean((lower <= target)[known] & (target <= upper)[known])) if known.any() else None,
-        baseline_mae=float(np.mean(np.abs(baseline - target))),
+        baseline_mae=baseline_mae,
+        last_value_mae=last_mae,
+        skill=1.0 - mae / naive if 0 < naive < math.inf else None,
+        width=float(np.mean((upper - lower)[known])) if known.any() else None,
     )
+
+
+def standing(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows whose target is known and has not been corrected since."""
+    rows = rows.filter(pc.is_valid(rows["target"]))
+    if rows["replaces"].null_count == rows.num_rows:
+        return rows
+    return rows.filter(pc.invert(pc.is_in(rows["label_offset"], rows["replaces"].drop_null())))
+
+
+def _mean(values: Floats) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,32 +141,28 @@ class Report:
     Args:
         overall: of the last rows, whichever version predicted them.
         versions: of the same rows, by model version.
-        half_width: what a prediction's interval reaches to either side, in the target's unit.
+        multiplier: how many spreads an interval reaches to either side; None as long as it is not known.
     """
 
     overall: Metrics | None = None
     versions: dict[int, Metrics] = field(default_factory=dict)
-    half_width: float | None = None
+    multiplier: float | None = None
 
 
-def report(rows: pa.RecordBatch, level: float) -> Report:
+def report(rows: pa.RecordBatch) -> Report:
     """The report on the last rows of the log `evaluations`.
 
     Args:
         rows: the rows that the metrics roll over.
-        level: of the intervals, between 0 and 1.
     """
     versions = {}
     for version in sorted(pc.unique(rows["model_version"]).to_pylist()):
         of_version = metrics(rows.filter(pc.equal(rows["model_version"], version)))
         if of_version is not None:
             versions[version] = of_version
-    return Report(metrics(rows), versions, half_width(residuals(rows), level))
-
-
-def residuals(rows: pa.RecordBatch) -> Floats:
-    """Absolute errors of rows of `EVALUATIONS`, in the target's unit, shape [rows]."""
-    return np.abs(_floats(rows, "target") - _floats(rows, "prediction"))
+    known = rows["multiplier"].drop_null()
+    multiplier = known[-1].as_py() if len(known) else None
+    return Report(metrics(rows), versions, multiplier)
 
 
 def last_rows(log: OwnedLog, rows: int) -> pa.RecordBatch:
@@ -146,75 +176,6 @@ def last_rows(log: OwnedLog, rows: int) -> pa.RecordBatch:
         after, back = part.next, 0
         if not part.batch.num_rows or part.batch["offset"][-1].as_py() >= head:
             return pa.concat_batches(parts).select(log.schema.names)
-
-
-def half_width(errors: Floats, level: float) -> float | None:
-    """Half the width of the interval that the next target falls into with probability `level`.
-
-    The split-conformal quantile: of n exchangeable absolute errors the ceil((n + 1) * level)-th smallest.
-    Then the next error is at most as large with a probability of at least `level`, and of at most
-    level + 1 / (n + 1) when there are no ties (Vovk, Gammerman and Shafer, "Algorithmic Learning in a
-    Random World", 2005; Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 113, 2018).
-    A stream that drifts is not exchangeable; the measured `coverage` tells how far the promise holds.
-
-    Args:
-        errors: absolute errors of rows that were not learned from, shape [rows].
-        level: between 0 and 1.
-
-    Returns:
-        In the unit of the errors; None when there are fewer than `BLOCK_ROWS`, or too few for the level.
-
-    >>> half_width(np.arange(1.0, 100.0), 0.9)
-    90.0
-    """
-    rank = math.ceil((len(errors) + 1) * level)
-    if len(errors) < BLOCK_ROWS or rank > len(errors):
-        return None
-    return float(np.partition(errors, rank - 1)[rank - 1])
-
-
-@dataclass(frozen=True, slots=True)
-class Intervals:
-    """The errors that intervals are made from, and the half-width in force.
-
-    Args:
-        level: of the intervals, between 0 and 1.
-        capacity: most errors that are remembered, in rows.
-        scored: rows scored since the stream began.
-        half_width: in force for the next row, in the target's unit; None as long as there are too few errors.
-        errors: the last absolute errors, oldest first, shape [min(scored, capacity)].
-    """
-
-    level: float
-    capacity: int
-    scored: int = 0
-    half_width: float | None = None
-    errors: Floats = field(default_factory=lambda: np.empty(0), compare=False)
-
-    def extend(self, errors: Floats) -> tuple[Floats, Intervals]:
-        """Go on by some scored rows.
-
-        Args:
-            errors: their absolute errors, in order, shape [rows].
-
-        Returns:
-            The half-width that was in force at each row (NaN where there was none), shape [rows], and what is next.
-        """
-        together = np.concatenate([self.errors, errors])
-        known = len(self.errors)
-        halves = np.empty(len(errors))
-        start, current = 0, self.half_width
-        for end in self._block_ends(len(errors)):
-            halves[start:end] = math.nan if current is None else current
-            current = half_width(together[max(0, known + end - self.capacity) : known + end], self.level)
-            start = end
-        halves[start:] = math.nan if current is None else current
-        after = replace(self, scored=self.scored + len(errors), half_width=current, errors=together[-self.capacity :])
-        return halves, after
-
-    def _block_ends(self, rows: int) -> Iterator[int]:
-        """Where blocks end among the next rows, as numbers of rows."""
-        return iter(range(BLOCK_ROWS - self.scored % BLOCK_ROWS, rows + 1, BLOCK_ROWS))
 
 
 def _floats(rows: pa.RecordBatch, name: str) -> Floats:

@@ -110,7 +110,7 @@ class Keeper:
 
     def evaluate(self) -> Report:
         """The rolling figures, now."""
-        return evaluation.report(evaluation.last_rows(self._evaluations, self._settings.metric_rows), self._settings.level)
+        return evaluation.report(evaluation.last_rows(self._evaluations, self._settings.metric_rows))
 
     def _run(self) -> None:
         while not self._stop.wait(TICK_S):
@@ -125,7 +125,7 @@ class Keeper:
             self.report, self._reported = self.evaluate(), head
         champion = self.follower.champion
         if champion is not None:
-            self.serving = Serving(champion.version, champion.predictor, self.report.half_width)
+            self.serving = Serving(champion.version, champion.predictor, self.report.multiplier)
 
     def _tend(self, learner: Child) -> None:
         death = learner.check()

@@ -1,9 +1,9 @@
 """The learner process: reads `normalized`, evaluates, learns, and makes model versions.
 
-    normalized --> [Upstream] --> [LearnerStage] --> evaluations          (Runner, one commit per batch)
-                                       | committed rows
-                                       v
-                     [Learner] --> TrainingProcess --> Registry --> models, promotions
+    normalized, outcomes --> [Ledger] --> [LearnerStage] --> evaluations, labels    (Runner, one commit per batch)
+                                               | committed rows
+                                               v
+                             [Learner] --> TrainingProcess --> Registry --> models, decisions, promotions
 
 The server starts it as its child with the settings as its only argument, reads lines with its status
 from its output, and ends with it. It may be killed at any instant.
@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,8 +27,10 @@ from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
 from correnteza.stage import Figures, Runner
-from correnteza.trainer import handover
+from correnteza.trainer import handover, labels, lineage
+from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.learning import Learner, Training
+from correnteza.trainer.ledger import Ledger
 from correnteza.trainer.registry import Registry, load_key
 from correnteza.trainer.training import TrainingProcess
 from correnteza.trainer.upstream import Upstream
@@ -54,8 +56,8 @@ def main(argument: str) -> int:
     told = Events("learner", store.log("events", events.SCHEMA))
     training = TrainingProcess(settings.trainer.nice)
     try:
-        learner, runner = build(settings, store, told, training, stopping)
-        return run(learner, runner, told, stopping, lambda: bool(asked))
+        learner, runner, ledger = build(settings, store, told, training, stopping)
+        return run(learner, runner, ledger, told, stopping, lambda: bool(asked))
     except CorrentezaError as error:
         told.emit("learner_failed", str(error), error=type(error).__name__)
         return FAILED
@@ -66,21 +68,27 @@ def main(argument: str) -> int:
 
 def build(
     settings: Settings, store: SqlStore, told: Events, training: Training, stopping: threading.Event
-) -> tuple[Learner, Runner[Any]]:
+) -> tuple[Learner, Runner[Any], Ledger]:
     """The parts of the process, not started."""
     schema, own = settings.schema_of_records, settings.trainer
     url = settings.services.url("normalizer")
+    kept = max(lineage.WINDOWS * own.window_rows + own.label_horizon_rows, 2 * own.label_horizon_rows)
     upstream = Upstream(
-        HttpLog(url, name="normalized", schema=schema.normalized, reader="trainer", keep_rows=own.window_rows),
+        HttpLog(url, name="normalized", schema=schema.normalized, reader="trainer", keep_rows=kept),
         HttpLog(url, name="scalers", path="scalers", schema=SCALERS),
         HttpLog(url, name="categories", path="categories", schema=CATEGORIES),
         schema,
     )
     registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
-    learner = Learner(own, schema, store, registry, upstream, training, told, stopping)
+    outcomes = HttpLog(
+        settings.services.url("generator"), name="outcomes", path="outcomes", schema=labels.OUTCOMES, reader="trainer"
+    )
+    predictions, taken = store.log("predictions", PREDICTIONS), store.log(labels.LOG, labels.LABELS)
+    ledger = Ledger(upstream, outcomes, predictions, taken, schema, told, own.label_horizon_rows)
+    learner = Learner(own, schema, store, registry, upstream, training, told, stopping, past=ledger.past)
     runner = Runner(
         learner.stage,
-        upstream,
+        ledger,
         store,
         told,
         batch_rows=own.batch_rows,
@@ -88,11 +96,16 @@ def build(
         between=learner.between,
         wait_s=WAIT_S,
     )
-    return learner, runner
+    return learner, runner, ledger
 
 
 def run(
-    learner: Learner, runner: Runner[Any], told: Events, stopping: threading.Event, asked_to_stop: Callable[[], bool]
+    learner: Learner,
+    runner: Runner[Any],
+    ledger: Ledger,
+    told: Events,
+    stopping: threading.Event,
+    asked_to_stop: Callable[[], bool],
 ) -> int:
     """Drive the stage until it is asked to stop, and say again and again how it stands."""
     failures: list[BaseException] = []
@@ -108,7 +121,7 @@ def run(
     thread = threading.Thread(target=drive, name="learner", daemon=True)
     thread.start()
     while not asked_to_stop() and not stopping.wait(STATUS_EVERY_S):
-        tell(learner, runner.figures, told)
+        tell(learner, runner.figures, ledger.figures, told)
     # In this order: a reader that no longer waits for a due training must not read on without it.
     runner.ask_to_stop()
     stopping.set()
@@ -118,7 +131,7 @@ def run(
     return 0
 
 
-def tell(learner: Learner, figures: Figures, told: Events) -> None:
+def tell(learner: Learner, figures: Figures, label_figures: Mapping[str, Any], told: Events) -> None:
     """Write the status line."""
     status = {
         "pid": os.getpid(),
@@ -128,6 +141,9 @@ def tell(learner: Learner, figures: Figures, told: Events) -> None:
         "window_rows": len(learner.window),
         "training": learner.training,
         "failure": learner.failure,
+        "challenger": learner.challenger,
+        "drift": learner.drift,
+        "labels": dict(label_figures),
         "events": dict(told.counts),
     }
     with suppress(OSError):

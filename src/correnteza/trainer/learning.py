@@ -3,54 +3,65 @@
     normalized --> [Upstream] --> [LearnerStage] --> evaluations          (Runner, one commit per batch)
                                        | committed rows
                                        v
-                                   [Window] --> TrainingProcess --> Registry --> models, promotions
+                    [Window] --> plan --> TrainingProcess --> Registry --> models: a challenger
+                                                                              | a test beside the champion
+                                                                              v
+                                                             promotions, or a refusal; perhaps a rollback
 
 Invariants:
 - A row enters the window only after its evaluation is committed, so a version never meets it before.
-- A version's row and its promotion are one commit, together with the note that its training is done.
-  A process killed before that commit trains again, and gets the same number, seed and rows.
-- With a trigger by rows the reader waits for the training, so the same log gives the same versions
-  and evaluations row by row.
+- A version's row, what was decided about it and the note that its training is done are one commit. A process
+  killed before that commit trains again, and gets the same number, recipe and rows.
+- With a trigger by rows the reader waits for the training, and versions are judged at fixed rows, so the same
+  log gives the same versions and evaluations row by row.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from correnteza import config
 from correnteza.errors import ConfigError, LogUnavailableError, TrainingFailedError
 from correnteza.events import Event, Events
-from correnteza.features import Floats, Scaler
-from correnteza.log.base import Appended, Store
+from correnteza.log.base import Store
 from correnteza.records import Schema
-from correnteza.trainer import evaluation, prequential
-from correnteza.trainer.champion import Champion, Follower
+from correnteza.trainer import evaluation, judging, lineage, plan, prequential
+from correnteza.trainer.books import Books, Progress
+from correnteza.trainer.champion import Follower
 from correnteza.trainer.handover import REQUESTS
-from correnteza.trainer.prequential import LearnerStage, State
-from correnteza.trainer.registry import MODELS, PROMOTIONS, Meta, Registry, model_rows, promotion_rows
+from correnteza.trainer.jobs import Jobs, Wish
+from correnteza.trainer.lineage import Ancestor
+from correnteza.trainer.prequential import LearnerStage
+from correnteza.trainer.promotions import PROMOTIONS
+from correnteza.trainer.recipe import Recipe
+from correnteza.trainer.registry import Meta, Registry
 from correnteza.trainer.schedule import RowsSchedule, Schedule, SecondsSchedule
+from correnteza.trainer.served import Served
+from correnteza.trainer.state import State, drift_of
 from correnteza.trainer.training import Job, Trained
 from correnteza.trainer.upstream import Upstream
-from correnteza.trainer.window import Expressed, Window
+from correnteza.trainer.window import Window
 
-NAME = "registry"
-"""The stage under which versions are committed, beside the learner's own."""
 T = TypeVar("T")
-POLL_S = 0.01
+POLL_S = 0.002
 PAUSE_S = 0.2
+JUDGED_EVERY_ROWS = 50
+"""With a trigger by rows, versions are judged after every so many labelled rows."""
 
 
 class Training(Protocol):
     """What runs one training at a time, as `training.TrainingProcess` does."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the next job goes to a process that remembers nothing of earlier versions."""
 
     def start(self, job: Job) -> None:
         """Begin a training and return at once."""
@@ -63,43 +74,14 @@ class Training(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What was done about trainings, saved with each attempt.
-
-    Args:
-        attempted: labelled rows at the last attempt.
-        requested: offset of the last request that was met or refused.
-    """
-
-    attempted: int = 0
-    requested: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A training that was started: what it will be registered as, the progress that it makes, when it began."""
+    """A training that was started: what it will be registered as, the progress that it makes, when it began, and why."""
 
     version: int
     meta: Meta
     progress: Progress
     started_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The version in service as the learner's stage uses it: exactly the model that answers requests."""
-
-    champion: Champion
-    upstream: Upstream
-
-    @property
-    def version(self) -> int:
-        """Its number."""
-        return self.champion.version
-
-    def predict(self, rows: pa.RecordBatch) -> Floats:
-        """See `prequential.Scorer.predict`."""
-        return self.champion.predictor.predict(*self.upstream.raw(rows))
+    drift: bool
 
 
 class Learner:
@@ -115,6 +97,12 @@ class Learner:
         events: where events go.
         stopping: set when the process is to end.
         clock: monotonic time in seconds.
+        past: reads again what was read before a position, where the source is more than the log `normalized`.
+
+    Attributes:
+        window: the labelled rows that are learned from.
+        failure: why the last training failed, or what is waited for; empty if nothing is wrong.
+        drift: what is known of drift, as plain values.
     """
 
     def __init__(
@@ -128,12 +116,23 @@ class Learner:
         events: Events,
         stopping: threading.Event,
         clock: Callable[[], float] = time.monotonic,
+        past: Callable[[str, int], Iterator[pa.RecordBatch]] | None = None,
     ) -> None:
         self.stage = LearnerStage(
-            schema, evaluate_every=settings.evaluate_every, level=settings.level, metric_rows=settings.metric_rows
+            schema,
+            upstream.features,
+            evaluate_every=settings.evaluate_every,
+            level=settings.level,
+            margin=settings.margin,
+            alpha=settings.alpha,
+            horizon_rows=settings.label_horizon_rows,
         )
-        self.window = Window(settings.window_rows, schema.features)
+        self._adaptive = lineage.adaptive(settings)
+        windows = lineage.WINDOWS if self._adaptive else 1
+        self.window = Window(windows * settings.window_rows, schema.features)
         self.failure = ""
+        self.drift: dict[str, Any] = {}
+        self._past = past
         self._settings = settings
         self._schema = schema
         self._store = store
@@ -145,15 +144,14 @@ class Learner:
         self._clock = clock
         self._schedule = _schedule(settings, clock)
         self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
-        self._models = store.log("models", MODELS, bounded=False)
-        self._promotions = store.log("promotions", PROMOTIONS, bounded=False)
         self._requests = store.log("requests", REQUESTS)
-        self._follower = Follower(schema, registry, self._promotions, events)
+        self._books = Books(store, registry, events)
+        self._jobs = Jobs(settings, schema, registry, upstream)
+        self._follower = Follower(schema, registry, store.log("promotions", PROMOTIONS, bounded=False), events)
+        self._ancestor: Ancestor | None = None
         self._learned = 0
         self._labelled = 0
         self._under_way: _UnderWay | None = None
-        self._epoch = 0
-        self._progress = Progress()
 
     @property
     def learned_rows(self) -> int:
@@ -166,114 +164,160 @@ class Learner:
         return self._labelled
 
     @property
+    def challenger(self) -> int | None:
+        """The version in shadow, or None."""
+        return None if self.stage.challenger is None else self.stage.challenger.version
+
+    @property
     def training(self) -> bool:
         """Whether a training is under way."""
         return self._under_way is not None
 
     def restore(self) -> None:
-        """Become the only learner, and take up what the last one left: errors, window, version, a due training."""
+        """Become the only learner, and take up what the last one left: window, versions, a due training."""
         self._patiently(self._restore)
 
     def limit(self, state: State) -> int:
-        """Most rows of the next batch, so that it ends where a training by rows is due."""
-        return self._schedule.rows_left(state.rows) or self._settings.batch_rows
+        """Most rows of the next batch, so that it ends where a training by rows is due, or a version is judged."""
+        left = self._schedule.rows_left(state.rows, self._books.progress.attempted, self._worth())
+        if left is None:
+            return self._settings.batch_rows
+        judged = JUDGED_EVERY_ROWS - state.rows % JUDGED_EVERY_ROWS
+        return min(left or judged, judged)
 
     def between(self, state: State) -> None:
-        """Learn from what was committed, end and begin trainings, take up promotions."""
+        """Learn from what was committed, judge versions, end and begin trainings, take up promotions."""
         self._patiently(lambda: self._look_around(state))
         while self._schedule.waits and self._under_way is not None and not self._stopping.wait(POLL_S):
             self._patiently(self._conclude)
         self._patiently(self._follow)
 
     def _restore(self) -> None:
-        registered = self._store.claim(NAME)  # before `recover`, which must not meet a version on its way to a commit
-        self._epoch = registered.epoch
-        self._progress = Progress(**json.loads(registered.state)) if registered.state else Progress()
+        self._books.claim()  # before `recover`, which must not meet a version on its way to a commit
         claim = self._store.claim(prequential.NAME)
         for name in self._registry.recover():
             self._events.emit("model_removed", f"{name} was left by a process that ended before registering it", name=name)
+        self._ancestor = lineage.newest(self._registry, self._settings, self._schema)
         if claim.state is None or claim.position is None:
             return
-        self.stage.errors = evaluation.residuals(self._last_rows())
         state = self.stage.load(claim.state)
-        self.window = self._upstream.window(self._settings.window_rows, claim.position, state.offset, state.rows)
+        self.window = self._window(claim.position, state)
+        self.stage.opened.restore(evaluation.last_rows(self._evaluations, self._settings.label_horizon_rows))
         self._learned = state.offset
         if len(self.window) < min(state.rows, self._settings.window_rows):
             reason = f"the normalizer keeps only {len(self.window)} of the labelled rows that the window had"
             self._events.emit("window_short", reason, rows=len(self.window))
+        self._follow()
+        self._take_up_challenger()
         self.between(state)
+
+    def _window(self, position: str, state: State) -> Window:
+        """The window as it was at a position, read back."""
+        if self._past is None:
+            return self._upstream.window(self.window.capacity, position, state.offset, state.rows)
+        past = self._past
+        return self._upstream.window_of(self.window.capacity, state.rows, lambda rows: past(position, rows))
+
+    def _take_up_challenger(self) -> None:
+        """Go on testing the version that was in shadow when the process ended."""
+        last = next(reversed(self._registry.versions()), None)
+        if last is not None and last.version not in self._registry.decisions() and self.stage.scorer is not None:
+            self._shadow(last.version)
 
     def _look_around(self, state: State) -> None:
         self._labelled = state.rows
+        self.drift = drift_of(state)
         if state.offset > self._learned and state.fresh is not None:
             self._upstream.learn(self.window, state.fresh)
             self._learned = state.offset
         self._conclude()
         self._follow()
+        if not self._schedule.waits or state.rows % JUDGED_EVERY_ROWS == 0:
+            self._judge(state)
         self._consider(state)
 
     def _follow(self) -> None:
+        """Take up what was promoted, by ourselves or by hand."""
         if self._follower.look() and self._follower.champion is not None:
-            self.stage.scorer = Served(self._follower.champion, self._upstream)
+            served = Served(self._follower.champion, self._upstream)
+            current = self._registry.current()
+            watched = current is not None and not current.pinned and self._tested()
+            before = self.stage.scorer
+            self.stage.parent = before if watched and before is not None and before.version < served.version else None
+            self.stage.scorer = served
+            if self.stage.challenger is not None and self.stage.challenger.version <= served.version:
+                self.stage.challenger = None
+
+    def _tested(self) -> bool:
+        return self._settings.promotion == "tested"
+
+    def _judge(self, state: State) -> None:
+        """Promote or refuse the challenger, or put the champion's parent back, if that is settled."""
+        champion, challenger, parent = self.stage.scorer, self.stage.challenger, self.stage.parent
+        if champion is None or self._books.pinned() is not None:
+            return
+        if challenger is not None:
+            ruling = judging.ruling(state.trial, challenger.version, champion.version)
+            if ruling is not None:
+                self._books.decide(challenger.version, champion.version, ruling)
+                self.stage.challenger = None
+                self._go_on_from(None if ruling.promoted else champion.version)
+        elif parent is not None and self._under_way is None:
+            back = judging.rolled_back(state.watch, champion.version, parent.version)
+            if back is not None:
+                self._books.roll_back(champion.version, parent.version, back)
+                self._go_on_from(parent.version)
+
+    def _go_on_from(self, version: int | None) -> None:
+        """Take up a promotion; and let the next version be made from another one than the newest, if it is given."""
+        if version is not None:
+            self._ancestor = lineage.of(self._registry, version, self._settings, self._schema)
+        self._follow()
+
+    def _worth(self) -> int:
+        return 1 if self._ancestor is None else plan.due_rows(self._ancestor.recipe)
 
     def _consider(self, state: State) -> None:
         """Begin a training if one is due or asked for."""
         if self._under_way is not None:
             return
-        progress = Progress(state.rows, self._requests.bounds().next - 1)
-        asked = progress.requested > self._progress.requested
+        progress = replace(self._books.progress, attempted=state.rows, requested=self._requests.bounds().next - 1)
+        asked = progress.requested > self._books.progress.requested
         if len(self.window) < self._settings.min_rows:
             if asked:
                 reason = f"the window holds {len(self.window)} labelled rows; trainer.min_rows = {self._settings.min_rows}"
-                self._commit({}, [Event("training_refused", reason)], replace(self._progress, requested=progress.requested))
+                progress = replace(self._books.progress, requested=progress.requested)
+                self._books.commit({}, [Event("training_refused", reason)], progress)
             return
-        if asked or self._schedule.due(state.rows, self._progress.attempted):
-            self._begin(progress, "asked for" if asked else self._why(state))
+        changed = self._changed(state)
+        due = self._schedule.due(state.rows, self._books.progress.attempted, self._worth())
+        if changed is not None:
+            self._begin(state, replace(progress, changed=state.rows), "the error had risen", changed)
+        elif asked or (due and self.stage.challenger is None):
+            self._begin(state, progress, "asked for" if asked else self._why(state), None)
+
+    def _changed(self, state: State) -> int | None:
+        """Number of the first row of a new world that no training has answered yet."""
+        if state.change is None or state.change.found <= self._books.progress.changed or self._follower.seen == 1:
+            return None
+        if self._schedule.waits and state.rows % JUDGED_EVERY_ROWS:
+            return None  # a batch need not end here
+        return state.change.start
 
     def _why(self, state: State) -> str:
         if self._follower.seen == 1:
             return f"the first {state.rows} labelled rows are there"
         if self._schedule.waits:
-            return f"{state.rows - self._progress.attempted} labelled rows since the last training"
+            return f"{state.rows - self._books.progress.attempted} labelled rows since the last training"
         return f"{self._settings.retrain_every_s:g} s since the last training"
 
-    def _begin(self, progress: Progress, reason: str) -> None:
-        expressed = self.window.expressed(self._upstream.scalers, len(self._schema.numeric))
-        version = self._registry.next_version()
-        self._training.start(self._job(version, expressed))
-        self._under_way = _UnderWay(version, self._meta(expressed, reason), progress, self._clock())
-        self._schedule.started()
-
-    def _job(self, version: int, expressed: Expressed) -> Job:
-        return Job(
-            version=version,
-            estimator=self._settings.estimator,
-            params=self._settings.params,
-            seed=self._settings.seed,
-            features=expressed.features,
-            targets=expressed.targets,
-            scaler=self._upstream.scalers.versions.get(expressed.version, Scaler(1, np.zeros(0), np.ones(0))),
-            codes=self._upstream.codes(expressed.last_raw_offset),
-            schema=self._schema,
-        )
-
-    def _meta(self, expressed: Expressed, reason: str) -> Meta:
+    def _begin(self, state: State, progress: Progress, reason: str, changed: int | None) -> None:
         champion = self._follower.champion
-        return Meta(
-            parent=None if champion is None else champion.version,
-            created_at=datetime.now(UTC),
-            reason=reason,
-            decision="",
-            estimator=self._settings.estimator,
-            params=self._settings.params,
-            seed=self._settings.seed,
-            rows=len(expressed.targets),
-            first_offset=expressed.first_offset,
-            last_offset=expressed.last_offset,
-            scaler_version=expressed.version,
-            schema_sha256=self._schema.fingerprint,
-            evaluation={},
-        )
+        wish = Wish(self._registry.next_version(), champion.version if champion else None, reason, changed)
+        job, meta = self._jobs.make(wish, state, self.window, self._ancestor, self._training.fresh)
+        self._training.start(job)
+        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), changed is not None)
+        self._schedule.started()
 
     def _conclude(self) -> None:
         """Register the training under way if it has ended, or end it if it takes too long."""
@@ -294,65 +338,42 @@ class Learner:
 
     def _fail(self, under_way: _UnderWay, reason: str) -> None:
         self.failure = reason
+        self._ancestor = None  # what the training process remembers is in doubt
         event = Event("training_failed", reason, {"version": under_way.version})
-        self._patiently(lambda: self._commit({}, [event], under_way.progress))
+        self._patiently(lambda: self._books.commit({}, [event], under_way.progress))
         self._end(failed=True)
 
     def _take(self, under_way: _UnderWay, trained: Trained) -> None:
+        challenger = self.stage.challenger
+        metrics = evaluation.metrics(evaluation.last_rows(self._evaluations, self._settings.metric_rows))
+        meta = replace(under_way.meta, evaluation={} if metrics is None else asdict(metrics))
+        ruling = judging.at_once(self._follower.seen == 1, under_way.drift, meta.rows, self._tested())
+        shadow = None if challenger is None else challenger.version
         try:
-            registered = self._patiently(lambda: self._register(under_way, trained))
+            outcome = self._patiently(
+                lambda: self._books.register(under_way.version, trained, meta, ruling, shadow, under_way.progress)
+            )
         except OSError as error:
             self._fail(under_way, f"the version could not be written: {error}")
             return
-        if registered is None:
+        if outcome is None:
             return  # the process is to end; the training is due again at the next start
-        seen, appended = registered
-        self.failure = ""
+        self.failure, self.stage.challenger = "", None
         self._end(failed=False)
-        if "promotions" in appended:
-            self._patiently(lambda: self._keep_pin(seen, appended["promotions"].first))
+        if outcome == "shadow":
+            self._shadow(under_way.version)
+        if meta.recipe is not None:
+            self._ancestor = Ancestor(under_way.version, Recipe.of(meta.recipe))
         self._registry.prune(self._settings.keep_versions)
 
-    def _register(self, under_way: _UnderWay, trained: Trained) -> tuple[int, dict[str, Appended]]:
-        """Write the version, and commit its row together with its promotion.
-
-        Returns:
-            The offset that the next promotion had when it was looked up whether a version is pinned, and what was appended.
-        """
-        seen = self._promotions.bounds().next
-        version, current = under_way.version, self._registry.current()
-        pinned = current is not None and current.pinned
-        decision = f"not promoted: version {current.version} is pinned" if current and pinned else "the newest version"
-        metrics = evaluation.report(self._last_rows(), self._settings.level).overall
-        meta = replace(under_way.meta, decision=decision, evaluation={} if metrics is None else asdict(metrics))
-        outputs = {"models": model_rows(self._registry.write(version, trained, meta))}
-        if not pinned:
-            outputs["promotions"] = promotion_rows(version, datetime.now(UTC), decision)
-        events = [Event("model_not_promoted" if pinned else "model_version", decision, {"version": version})]
-        events += [Event("training_warned", text, {"version": version}) for text in trained.warnings]
-        return seen, self._commit(outputs, events, under_way.progress)
-
-    def _keep_pin(self, seen: int, promoted: int) -> None:
-        """Put a version back that somebody pinned while the promotion at offset `promoted` was on its way."""
-        if promoted > seen:
-            last = self._promotions.read(self._promotions.cursor(promoted - 2), 1).batch
-            if last["pinned"][0].as_py():
-                self._registry.promote(last["version"][0].as_py(), "pinned while a newer version was on its way", pinned=True)
-
-    def _last_rows(self) -> pa.RecordBatch:
-        return evaluation.last_rows(self._evaluations, self._settings.metric_rows)
+    def _shadow(self, version: int) -> None:
+        """Let a version answer beside the champion."""
+        loaded = self._follower.load(version, datetime.now(UTC))
+        self.stage.challenger = None if loaded is None else Served(loaded, self._upstream)
 
     def _end(self, failed: bool) -> None:
         self._under_way = None
         self._schedule.ended(failed)
-
-    def _commit(self, outputs: dict[str, pa.RecordBatch], events: Sequence[Event], progress: Progress) -> dict[str, Appended]:
-        blob = json.dumps(asdict(progress), sort_keys=True).encode()
-        appended = self._store.commit(NAME, self._epoch, None, blob, {**outputs, "events": self._events.rows(events)})
-        self._progress = progress
-        for event in events:
-            self._events.announce(event)
-        return appended
 
     def _patiently(self, call: Callable[[], T]) -> T | None:
         """The call's answer; tried again while a log cannot answer; None when the process is to end."""
@@ -367,5 +388,6 @@ class Learner:
 
 def _schedule(settings: config.Trainer, clock: Callable[[], float]) -> Schedule:
     if settings.retrain_every_rows is not None:
-        return RowsSchedule(settings.min_rows, settings.retrain_every_rows)
+        every = None if settings.retrain_every_rows == "auto" else settings.retrain_every_rows
+        return RowsSchedule(settings.min_rows, every)
     return SecondsSchedule(settings.retrain_every_s or 0.0, clock)

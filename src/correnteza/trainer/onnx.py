@@ -20,15 +20,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from correnteza.errors import TrainingFailedError
 from correnteza.features import OTHER, Codes, Floats, Scaler
 from correnteza.records import Schema
-from correnteza.trainer.estimators import FEATURE_LIMIT, allows_missing, prepared
-from correnteza.trainer.predictor import FeaturePredictor
-from correnteza.trainer.trees import Ensemble, attributes, flatten
+from correnteza.trainer.estimators import FEATURE_LIMIT, allows_missing, limited, prepared
+from correnteza.trainer.forest import SPREAD_FLOOR, SPREAD_TREES, Mixture
+from correnteza.trainer.linear import Linear
+from correnteza.trainer.predictor import Predictor
+from correnteza.trainer.probe import raw
+from correnteza.trainer.trees import Ensemble, attributes, flatten, of_mixture, of_spread
 
 ML = "ai.onnx.ml"
 IR_VERSION = 10
@@ -39,6 +43,8 @@ ML_OPSET_CONVERTED = 4
 """The first whose LabelEncoder gives doubles, and the last with the tree operator that skl2onnx writes."""
 TOLERANCE = 1e-4
 """How far an export may be from the estimator, as a share of the prediction and of the predictions' spread."""
+OUTPUTS = (("prediction", 1), ("spread", 1), ("experts", "E"), ("features", "F"))
+"""Names of the graph's outputs, and their widths."""
 SUM = 1
 """Value of TreeEnsemble's `aggregate_function`."""
 
@@ -66,10 +72,11 @@ def export(fitted: Any, scaler: Scaler, codes: Codes, schema: Schema, probe: Flo
     Inputs: `numbers` double [N, numeric fields] in their own units, NaN is missing; `categories` string
     [N, category fields], "" is missing; an input without fields is left out. Output: `prediction` double
     [N, 1] in the target's unit. In between stands the tensor `features`, double [N, features]. Metadata:
-    `numbers` and `categories` (JSON lists of names), `target`, `schema_sha256`, `scaler_version`.
+    `numbers` and `categories` (JSON lists of names), `target`, `schema_sha256`, `scaler_version`, and
+    `experts` (JSON list of the ids in a recipe).
 
     Args:
-        fitted: a scikit-learn regressor fitted on columns in the order of `schema.features`.
+        fitted: a scikit-learn regressor, or a `Mixture`, fitted on columns in the order of `schema.features`.
         scaler: the version that its numbers are standardised in.
         codes: of the category fields, as far as they are known.
         schema: of the records.
@@ -79,45 +86,32 @@ def export(fitted: Any, scaler: Scaler, codes: Codes, schema: Schema, probe: Flo
     Raises:
         TrainingFailedError: the estimator cannot be converted, or the export answers otherwise.
     """
+    return exported(fitted, scaler, codes, schema, probe)[0]
+
+
+def exported(fitted: Any, scaler: Scaler, codes: Codes, schema: Schema, probe: Floats | None = None) -> tuple[bytes, Predictor]:
+    """As `export`; and the model, loaded, as it has answered the probe rows."""
     rows = np.zeros((1, len(schema.features))) if probe is None else probe
-    expected = np.ravel(fitted.predict(prepared(fitted, rows)))
+    asked = raw(rows, scaler, codes, schema)
+    experts = fitted.recipe.numbers if isinstance(fitted, Mixture) else (1,)
     reasons = []
     for estimator in _estimator_parts(fitted, len(schema.features)):
         try:
             behind = _behind_features(fitted, estimator())
-            model = _model(_encoder(scaler, codes, schema), behind, schema, scaler)
-            _check_answers(model, rows, expected, behind.agreeing)
+            model = _model(_encoder(scaler, codes, schema), behind, schema, scaler, experts)
+            predictor = Predictor(model)
+            _check_answers(predictor, asked, fitted, behind.agreeing)
         except Exception as error:  # converters and ONNX Runtime raise what they like
             reasons.append(_line(error))
         else:
-            return model
+            return model, predictor
     raise TrainingFailedError(
         f"{type(fitted).__name__} cannot be served with ONNX: {'; '.join(dict.fromkeys(reasons))}; "
         "use another trainer.estimator, as sklearn.ensemble.RandomForestRegressor"
     )
 
 
-def feature_model(model: bytes) -> bytes:
-    """The part behind the tensor `features`: input `features` double [N, features], output `prediction` double [N, 1].
-
-    Args:
-        model: what `export` returned.
-    """
-    whole = onnx.load_model_from_string(model)
-    graph = whole.graph
-    cut = next(i for i, node in enumerate(graph.node) if "features" in node.output) + 1
-    del graph.node[:cut]
-    used = {name for node in graph.node for name in node.input}
-    for i in reversed(range(len(graph.initializer))):
-        if graph.initializer[i].name not in used:
-            del graph.initializer[i]
-    width = sum(len(json.loads(p.value)) for p in whole.metadata_props if p.key in ("numbers", "categories"))
-    del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info("features", TensorProto.DOUBLE, ["N", width]))
-    return bytes(whole.SerializeToString(deterministic=True))
-
-
-def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler) -> bytes:
+def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler, experts: tuple[int, ...]) -> bytes:
     inputs = [
         helper.make_tensor_value_info(name, kind, ["N", len(fields)])
         for name, kind, fields in (
@@ -126,8 +120,8 @@ def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler) -> bytes:
         )
         if fields
     ]
-    output = helper.make_tensor_value_info("prediction", TensorProto.DOUBLE, ["N", 1])
-    graph = helper.make_graph(front.nodes + behind.nodes, "correnteza", inputs, [output], front.constants + behind.constants)
+    outputs = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["N", width]) for name, width in OUTPUTS]
+    graph = helper.make_graph(front.nodes + behind.nodes, "correnteza", inputs, outputs, front.constants + behind.constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ML, behind.ml_opset)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="correnteza")
     metadata = {
@@ -136,6 +130,7 @@ def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler) -> bytes:
         "target": schema.target,
         "schema_sha256": schema.fingerprint,
         "scaler_version": str(scaler.version),
+        "experts": json.dumps(experts),
     }
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString(deterministic=True))
@@ -177,13 +172,120 @@ def _label_encoder(values: Sequence[str], source: str, result: str) -> onnx.Node
     )
 
 
+def _mixture(mixture: Mixture) -> Part:
+    """The experts of an adaptive forest and their mixture; see `forest`."""
+    part, width = mixture.linear(), len(mixture.recipe.numbers)
+    counted = np.eye(len(mixture.members), width)  # which expert's trees each prediction has
+    if mixture.recipe.local is not None:
+        counted[0, -1] = 1.0
+    steps = _linear(part, mixture.n_numeric)
+    nodes = [
+        *_rounded(),
+        _tree_node(of_mixture(mixture), "compared", "leaves"),
+        *steps.nodes,
+        helper.make_node("MatMul", ["leaves", "counted"], ["forests"]),
+        helper.make_node("Add", ["forests", "lines"], ["experts"]),
+        helper.make_node("MatMul", ["experts", "weights"], ["prediction"]),
+        *_spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR)),
+    ]
+    constants = [
+        *steps.constants,
+        numpy_helper.from_array(counted, "counted"),
+        numpy_helper.from_array(np.array(mixture.recipe.weights)[:, None], "weights"),
+    ]
+    return Part(nodes, constants, ML_OPSET_TREES)
+
+
+def _linear(part: Linear, numbers: int) -> Part:
+    """From `prepared` to `lines`, what `Linear.predict` computes, shape [rows, parts]."""
+    nodes, constants, sums = [], [numpy_helper.from_array(part.intercepts[None, :], "intercepts")], ["intercepts"]
+    if numbers:
+        constants += [
+            numpy_helper.from_array(np.arange(numbers), "number_columns"),
+            numpy_helper.from_array(np.array(0.0), "mean_number"),
+            numpy_helper.from_array(part.low, "low"),
+            numpy_helper.from_array(part.high, "high"),
+            numpy_helper.from_array(part.slopes, "slopes"),
+        ]
+        nodes += [
+            helper.make_node("Gather", ["prepared", "number_columns"], ["seen_numbers"], axis=1),
+            helper.make_node("IsNaN", ["seen_numbers"], ["missing_numbers"]),
+            helper.make_node("Where", ["missing_numbers", "mean_number", "seen_numbers"], ["all_numbers"]),
+            helper.make_node("Max", ["all_numbers", "low"], ["raised"]),
+            helper.make_node("Min", ["raised", "high"], ["within"]),
+            helper.make_node("MatMul", ["within", "slopes"], ["line"]),
+        ]
+        sums.append("line")
+    for place, effects in enumerate(part.effects):
+        made = _effects(effects, place, numbers + place)
+        nodes += made.nodes
+        constants += made.constants
+        sums.append(f"effect_{place}")
+    nodes.append(helper.make_node("Sum", sums, ["lines"]))
+    return Part(nodes, constants)
+
+
+def _effects(effects: Floats, place: int, column: int) -> Part:
+    """The effect of one category field: the row of its table that `linear.indices` names."""
+    names = {name: f"{name}_{place}" for name in ("code_of", "table", "last", "zero")}
+    last = len(effects) - 1
+    constants = [
+        numpy_helper.from_array(np.array(column), names["code_of"]),
+        numpy_helper.from_array(effects, names["table"]),
+        numpy_helper.from_array(np.array(float(last)), names["last"]),
+        numpy_helper.from_array(np.array(0.0), names["zero"]),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["prepared", names["code_of"]], [f"seen_{place}"], axis=1),
+        helper.make_node("GreaterOrEqual", [f"seen_{place}", names["zero"]], [f"real_{place}"]),  # False for NaN
+        helper.make_node("Where", [f"real_{place}", f"seen_{place}", names["last"]], [f"counted_{place}"]),
+        helper.make_node("Min", [f"counted_{place}", names["last"]], [f"bounded_{place}"]),
+        helper.make_node("Cast", [f"bounded_{place}"], [f"index_{place}"], to=TensorProto.INT64),
+        helper.make_node("Gather", [names["table"], f"index_{place}"], [f"effect_{place}"], axis=0),
+    ]
+    return Part(nodes, constants)
+
+
+def _spread(ensemble: Ensemble) -> list[onnx.NodeProto]:
+    base = helper.make_node("Constant", [], ["least_spread"], value=numpy_helper.from_array(np.array(ensemble.base)))
+    return [
+        base,
+        _tree_node(ensemble, "compared", "deviations"),
+        helper.make_node("Add", ["deviations", "least_spread"], ["spread"]),
+    ]
+
+
+def _alone(part: Part) -> Part:
+    """The part with the outputs of a model whose rows are as hard as each other, and that has one expert: itself."""
+    nodes = [
+        *part.nodes,
+        helper.make_node("Identity", ["prediction"], ["experts"]),
+        helper.make_node("Mul", ["prediction", "nothing"], ["none"]),
+        helper.make_node("Add", ["none", "everything"], ["spread"]),
+    ]
+    constants = [numpy_helper.from_array(np.array(v), name) for name, v in (("nothing", 0.0), ("everything", 1.0))]
+    return replace(part, nodes=nodes, constants=[*part.constants, *constants])
+
+
+def _alone_converted(fitted: Any, width: int, kind: int) -> Part:
+    return _alone(_converted(fitted, width, kind))
+
+
+def _rounded() -> list[onnx.NodeProto]:
+    """What scikit-learn's trees compare: single precision."""
+    return [
+        helper.make_node("Cast", ["prepared"], ["rounded"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["rounded"], ["compared"], to=TensorProto.DOUBLE),
+    ]
+
+
 def _behind_features(fitted: Any, estimator: Part) -> Part:
     """From `features` over `prepared` to `prediction`: what `estimators.prepared` does, then the estimator."""
     constants = [
         numpy_helper.from_array(np.array(-FEATURE_LIMIT), "feature_min"),
         numpy_helper.from_array(np.array(FEATURE_LIMIT), "feature_max"),
     ]
-    if allows_missing(fitted):
+    if isinstance(fitted, Mixture) or allows_missing(fitted):
         nodes = [helper.make_node("Clip", ["features", "feature_min", "feature_max"], ["prepared"])]
     else:
         constants.append(numpy_helper.from_array(np.array(0.0), "filling"))
@@ -197,20 +299,19 @@ def _behind_features(fitted: Any, estimator: Part) -> Part:
 
 def _estimator_parts(fitted: Any, width: int) -> list[Callable[[], Part]]:
     """Ways to compute the estimator from `prepared`, the most exact first."""
+    if isinstance(fitted, Mixture):
+        return [partial(_mixture, fitted)]
     ensemble = flatten(fitted)
     if ensemble is not None:
-        return [partial(_trees, ensemble)]
-    return [partial(_converted, fitted, width, kind) for kind in (TensorProto.DOUBLE, TensorProto.FLOAT)]
+        return [lambda: _alone(_trees(ensemble))]
+    kinds = (TensorProto.DOUBLE, TensorProto.FLOAT)
+    return [partial(_alone_converted, fitted, width, kind) for kind in kinds]
 
 
 def _trees(ensemble: Ensemble) -> Part:
     nodes, source = [], "prepared"
     if ensemble.float32:
-        nodes = [
-            helper.make_node("Cast", [source], ["rounded"], to=TensorProto.FLOAT),
-            helper.make_node("Cast", ["rounded"], ["compared"], to=TensorProto.DOUBLE),
-        ]
-        source = "compared"
+        nodes, source = _rounded(), "compared"
     nodes.append(_tree_node(ensemble, source, "leaves"))
     nodes.append(helper.make_node("Add", ["leaves", "base"], ["sum"]))
     nodes.append(helper.make_node("Exp" if ensemble.exponential else "Identity", ["sum"], ["prediction"]))
@@ -218,7 +319,7 @@ def _trees(ensemble: Ensemble) -> Part:
 
 
 def _tree_node(ensemble: Ensemble, source: str, result: str) -> onnx.NodeProto:
-    node = helper.make_node("TreeEnsemble", [source], [result], domain=ML, n_targets=1, aggregate_function=SUM)
+    node = helper.make_node("TreeEnsemble", [source], [result], domain=ML, n_targets=ensemble.targets, aggregate_function=SUM)
     integers, tensors = attributes(ensemble)
     for name, values in integers.items():
         # Not through `helper`, which looks at each number by itself.
@@ -270,9 +371,11 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
                 _rename(attribute.g, names)
 
 
-def _check_answers(model: bytes, rows: Floats, expected: Floats, agreeing: float) -> None:
-    """Refuse an export that answers otherwise than the estimator."""
-    given = FeaturePredictor(feature_model(model)).predict(rows)
+def _check_answers(predictor: Predictor, asked: tuple[Floats, npt.NDArray[Any]], fitted: Any, agreeing: float) -> None:
+    """Refuse an export that answers otherwise than the estimator does behind the graph's own encoder and scaler."""
+    given, features = predictor.predict(*asked), predictor.features(*asked)
+    ready = limited(features) if isinstance(fitted, Mixture) else prepared(fitted, features)
+    expected = np.ravel(fitted.predict(ready))
     allowed = TOLERANCE * (np.abs(expected) + np.std(expected)) + 1e-9
     wrong = ~(np.abs(given - expected) <= allowed)
     if 1.0 - wrong.mean() < agreeing or not np.isfinite(given).all():

@@ -44,12 +44,12 @@ class Serving:
     Args:
         version: of the model.
         predictor: the loaded model.
-        half_width: what intervals reach to either side, in the target's unit; None when not known yet.
+        multiplier: how many spreads an interval reaches to either side; None when not known yet.
     """
 
     version: int
     predictor: Predictor
-    half_width: float | None
+    multiplier: float | None
 
 
 class Predict:
@@ -107,11 +107,8 @@ class Predict:
         serving = serving or self._serving()
         if serving is None:
             raise NoModelError(self._not_ready())
-        ids = self._ids.fill(question.ids)
-        predictions = serving.predictor.predict(question.numbers, question.categories) if ids else np.empty(0)
-        at_us = time.time_ns() // 1000
-        answered = Answered(ids, serving.version, predictions, serving.half_width, question.records, at_us)
-        if ids:
+        answered = predicted(question, serving, self._ids)
+        if answered.ids:
             self._answers.put(answered)
         return answered
 
@@ -125,6 +122,22 @@ class Predict:
 
     async def _aside(self, call: Callable[..., bytes], *arguments: Any) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def predicted(question: Question, serving: Serving, ids: Ids) -> Answered:
+    """The answer of one version; nothing is stored.
+
+    Args:
+        question: the records.
+        serving: what to answer with.
+        ids: gives one to each record that has none.
+    """
+    filled = ids.fill(question.ids)
+    predictions = spreads = np.empty(0)
+    if filled:
+        predictions, spreads = serving.predictor.predict_with_spread(question.numbers, question.categories)
+    halves = None if serving.multiplier is None else serving.multiplier * spreads
+    return Answered(filled, serving.version, predictions, halves, question.records, time.time_ns() // 1000)
 
 
 async def _body(receive: Receive) -> bytes:

@@ -7,7 +7,8 @@ scikit-learn nor joblib nor onnx.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,24 @@ Floats = npt.NDArray[np.float64]
 
 ROWS_AT_ONCE = 1024
 """Rows in one run of a session, so that memory does not grow with the batch."""
+
+
+OUTPUTS = ("prediction", "spread", "experts")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model says of some rows, in the target's unit.
+
+    Args:
+        prediction: shape [rows].
+        spread: how far targets of such rows lie apart, above 0, shape [rows].
+        experts: what the prediction is mixed from, shape [rows, experts].
+    """
+
+    prediction: Floats
+    spread: Floats
+    experts: Floats
 
 
 class Predictor:
@@ -32,6 +51,7 @@ class Predictor:
         target: name of the predicted number.
         scaler_version: the scaler version inside.
         schema_sha256: fingerprint of the schema that it was trained for.
+        experts: ids of what its predictions are mixed from, in the order of the columns of `Answers.experts`.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -42,6 +62,7 @@ class Predictor:
         self.target: str = about["target"]
         self.scaler_version = int(about["scaler_version"])
         self.schema_sha256: str = about["schema_sha256"]
+        self.experts: tuple[int, ...] = tuple(json.loads(about["experts"]))
 
     def predict(self, numbers: Floats, categories: npt.NDArray[Any]) -> Floats:
         """Predictions in the target's unit, shape [rows].
@@ -50,27 +71,29 @@ class Predictor:
             numbers: in their own units, NaN is missing, shape [rows, numbers]; also when there are no such fields.
             categories: texts (dtype object), "" is missing, shape [rows, categories]; also when there are no such fields.
         """
+        return _run(self._session, ("prediction",), self._feed(numbers, categories), len(numbers))[0][:, 0]
+
+    def predict_with_spread(self, numbers: Floats, categories: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        """Predictions, and how far targets of such rows lie apart, both in the target's unit, shape [rows]."""
+        answers = _run(self._session, ("prediction", "spread"), self._feed(numbers, categories), len(numbers))
+        return answers[0][:, 0], answers[1][:, 0]
+
+    def answers(self, numbers: Floats, categories: npt.NDArray[Any]) -> Answers:
+        """All that the model says of some rows; see `predict`."""
+        prediction, spread, experts = _run(self._session, OUTPUTS, self._feed(numbers, categories), len(numbers))
+        return Answers(prediction[:, 0], spread[:, 0], experts)
+
+    def features(self, numbers: Floats, categories: npt.NDArray[Any]) -> Floats:
+        """What the model sees: standardised numbers, then category codes, shape [rows, features]."""
+        return _run(self._session, ("features",), self._feed(numbers, categories), len(numbers))[0]
+
+    def _feed(self, numbers: Floats, categories: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         feed: dict[str, npt.NDArray[Any]] = {}
         if self.numbers:
             feed["numbers"] = numbers
         if self.categories:
             feed["categories"] = categories
-        return _run(self._session, feed, len(numbers))
-
-
-class FeaturePredictor:
-    """The part of a model version behind encoder and scaler, for rows that are normalized already.
-
-    Args:
-        model: what `onnx.feature_model` returned.
-    """
-
-    def __init__(self, model: bytes) -> None:
-        self._session = _session(model)
-
-    def predict(self, features: Floats) -> Floats:
-        """Predictions in the target's unit, shape [rows], of rows in the model's scaler version, shape [rows, features]."""
-        return _run(self._session, {"features": features}, len(features))
+        return feed
 
 
 def _session(model: bytes) -> Any:
@@ -84,15 +107,13 @@ def _session(model: bytes) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: Any, feed: Mapping[str, npt.NDArray[Any]], rows: int) -> Floats:
+def _run(session: Any, names: Sequence[str], feed: Mapping[str, npt.NDArray[Any]], rows: int) -> list[Floats]:
+    """Some outputs of the graph, each of shape [rows, width]."""
     if rows <= ROWS_AT_ONCE:
-        return _once(session, feed)
-    parts = range(0, rows, ROWS_AT_ONCE)
-    return np.concatenate(
-        [_once(session, {name: values[i : i + ROWS_AT_ONCE] for name, values in feed.items()}) for i in parts]
-    )
-
-
-def _once(session: Any, feed: Mapping[str, npt.NDArray[Any]]) -> Floats:
-    prediction: Floats = session.run(None, feed)[0]
-    return prediction[:, 0]
+        answers: list[Floats] = session.run(names, feed)
+        return answers
+    parts = [
+        session.run(names, {name: values[i : i + ROWS_AT_ONCE] for name, values in feed.items()})
+        for i in range(0, rows, ROWS_AT_ONCE)
+    ]
+    return [np.concatenate(output) for output in zip(*parts, strict=True)]

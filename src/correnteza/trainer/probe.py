@@ -21,23 +21,29 @@ TOLERANCE = 1e-5
 """How far an answer may be from the stored one, as a share of it; single precision on another processor is nearer."""
 
 
-def taken(model: bytes, features: Floats, scaler: Scaler, codes: Codes, schema: Schema) -> dict[str, Any]:
+def taken(predictor: Predictor, features: Floats, scaler: Scaler, codes: Codes, schema: Schema) -> dict[str, Any]:
     """Rows in their own units with the model's answers, as JSON values; NaN stands for missing numbers.
 
     Args:
-        model: what `onnx.export` returned.
+        predictor: the loaded version.
         features: normalized rows, NaN is missing, shape [rows, features]; the first `ROWS` are used.
         scaler: the version that the features are in.
         codes: of the category fields.
         schema: of the records.
     """
-    rows, count = features[:ROWS], len(schema.numeric)
-    numbers = scaler.restore(rows[:, :count]) if count else rows[:, :0]
-    texts = np.empty((len(rows), len(schema.categories)), object)
-    for place, name in enumerate(schema.categories):
-        texts[:, place] = [_text(codes[name], code) for code in rows[:, count + place]]
-    predictions = Predictor(model).predict(numbers, texts)
+    numbers, texts = raw(features[:ROWS], scaler, codes, schema)
+    predictions = predictor.predict(numbers, texts)
     return {"numbers": numbers.tolist(), "categories": texts.tolist(), "predictions": predictions.tolist()}
+
+
+def raw(features: Floats, scaler: Scaler, codes: Codes, schema: Schema) -> tuple[Floats, npt.NDArray[np.object_]]:
+    """Normalized rows in their own units again: numbers, NaN is missing; texts, "" for missing and for rare ones."""
+    count = len(schema.numeric)
+    numbers = scaler.restore(features[:, :count]) if count else features[:, :0]
+    texts = np.empty((len(features), len(schema.categories)), object)
+    for place, name in enumerate(schema.categories):
+        texts[:, place] = [_text(codes.get(name, ()), code) for code in features[:, count + place]]
+    return numbers, texts
 
 
 def check(predictor: Predictor, probe: Mapping[str, Any]) -> None:
@@ -69,4 +75,4 @@ def check(predictor: Predictor, probe: Mapping[str, Any]) -> None:
 
 def _text(values: Any, code: float) -> str:
     """The value that a code stands for; any other, and a missing one, is as good as none."""
-    return str(values[int(code) - 1]) if code >= 1 else ""
+    return str(values[int(code) - 1]) if 1 <= code <= len(values) else ""

@@ -4,16 +4,19 @@ Invariants:
 - A version is in the registry when its row in the log `models` is committed, which is after its
   files are durable; it is in service when the last row of the log `promotions` says so.
 - No file is used before it is verified (see `artefacts`); no checkpoint is unpickled before that.
-- Rows are never changed; files of old versions go, their rows stay.
+- Rows are never changed; files of old versions go, their rows stay. Of a bounded number of them `model.json` stays
+  too, in the log `manifests`, so that they can be made again.
 - Reading costs what is new in the logs, and memory is bounded, however many versions there were.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,9 +26,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from correnteza.errors import ModelError, TamperedModelError, UnknownModelError
-from correnteza.log.base import LATEST, OwnedLog, Store
+from correnteza.log.base import Policy, Store
 from correnteza.records import OFFSET, TIMESTAMP
 from correnteza.trainer.artefacts import CHECKPOINT, MODEL, Artefacts, load_key
+from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current, Kind, promotion_rows
+from correnteza.trainer.tail import Tail
 
 if TYPE_CHECKING:
     from correnteza.trainer.training import Trained
@@ -33,7 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["MODELS", "PROMOTIONS", "Current", "Meta", "ModelRow", "Registry", "load_key", "model_rows", "promotion_rows"]
 
 ROWS_IN_MEMORY = 1000
-READ_ROWS = 1000
+MANIFESTS_KEPT = 10_000
+"""Removed versions of which `model.json` is kept; it has some kilobytes each."""
+MOST_DECISIONS = 2
+"""About one version: that it is promoted, and that it is rolled back."""
 LIBRARIES = ("correnteza", "numpy", "onnx", "scikit-learn", "skl2onnx")
 """Whose versions decide what a training gives."""
 
@@ -56,15 +64,8 @@ MODELS = pa.schema(
 )
 """Columns of the log `models`: a row per version; `sha256` is of model.onnx, `evaluation` a JSON object."""
 
-PROMOTIONS = pa.schema(
-    [
-        pa.field("version", pa.int64()),
-        pa.field("at", TIMESTAMP),
-        pa.field("reason", pa.string()),
-        pa.field("pinned", pa.int64()),
-    ]
-)
-"""Columns of the log `promotions`: the last row says which version is in service; `pinned` is 0 or 1."""
+MANIFESTS = pa.schema([pa.field("version", pa.int64()), pa.field("manifest", pa.string())])
+"""Columns of the log `manifests`: `model.json` of versions whose files were removed, which a rebuild begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Meta:
         scaler_version: that they were expressed in.
         schema_sha256: `Schema.fingerprint`.
         evaluation: metrics at the promotion, as plain JSON values.
+        recipe: what it is made of, as `Recipe.plain` says it; None when the estimator was fitted anew to all rows.
     """
 
     parent: int | None
@@ -100,6 +102,7 @@ class Meta:
     scaler_version: int
     schema_sha256: str
     evaluation: Mapping[str, Any]
+    recipe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +124,6 @@ class ModelRow:
     evaluation: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Current:
-    """Which version is in service.
-
-    Args:
-        version: its number.
-        pinned: whether newer versions must not replace it by themselves.
-        reason: why it was promoted.
-    """
-
-    version: int
-    pinned: bool
-    reason: str
-
-
 def model_rows(*rows: ModelRow) -> pa.RecordBatch:
     """Rows for the log `models`, for the learner's own commit."""
     return pa.RecordBatch.from_pylist(
@@ -143,30 +131,28 @@ def model_rows(*rows: ModelRow) -> pa.RecordBatch:
     )
 
 
-def promotion_rows(version: int, at: datetime, reason: str, pinned: bool = False) -> pa.RecordBatch:
-    """A row for the log `promotions`, for the learner's own commit."""
-    row = {"version": version, "at": at, "reason": reason, "pinned": int(pinned)}
-    return pa.RecordBatch.from_pylist([row], schema=PROMOTIONS)
-
-
 class Registry:
     """The versions of one pipeline. Safe to use from several threads, and by several processes.
 
-    Only the learner calls `write`, `recover` and `prune`.
+    Only the learner calls `write`, `recover` and `prune`; only a rebuild calls `put_back`.
 
     Args:
         folder: where the directories of the versions are (`…/models`); it is created.
-        store: opens the logs `models` and `promotions` in it.
+        store: opens the logs `models`, `promotions`, `decisions` and `manifests` in it.
         key: of the HMACs, from `load_key`.
     """
 
     def __init__(self, folder: Path, store: Store, key: bytes) -> None:
         self._artefacts = Artefacts(folder, key)
         self._promotions = store.log("promotions", PROMOTIONS, bounded=False)
-        self._models_tail = _Tail(store.log("models", MODELS, bounded=False), ROWS_IN_MEMORY)
-        self._promotions_tail = _Tail(self._promotions, 1)
+        self._models_tail = Tail(store.log("models", MODELS, bounded=False), ROWS_IN_MEMORY)
+        self._promotions_tail = Tail(self._promotions, 1)
+        self._decisions_tail = Tail(store.log("decisions", DECISIONS, bounded=False), ROWS_IN_MEMORY * MOST_DECISIONS)
+        self._manifests = store.log("manifests", MANIFESTS)
         self._rows: dict[int, ModelRow] = {}
+        self._decisions: dict[int, str] = {}
         self._current: Current | None = None
+        self._libraries = {name: metadata.version(name) for name in LIBRARIES}
         self._lock = threading.RLock()
 
     def recover(self) -> tuple[str, ...]:
@@ -203,9 +189,10 @@ class Registry:
             "size_bytes": len(trained.onnx) + len(trained.checkpoint),
             "warnings": trained.warnings,
             "probe": trained.probe,
-            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+            "libraries": self._libraries,
         }
-        return _row(self._artefacts.write(version, {MODEL: trained.onnx, CHECKPOINT: trained.checkpoint}, about))
+        files = {MODEL: trained.onnx, **({CHECKPOINT: trained.checkpoint} if trained.checkpoint else {})}
+        return _row(self._artefacts.write(version, files, about))
 
     def promote(self, version: int, reason: str, pinned: bool) -> Current:
         """Put a version in service with a commit of its own, now; for people, through the server.
@@ -220,7 +207,10 @@ class Registry:
             TamperedModelError: its files are not the registered ones.
         """
         self.model_bytes(version)
-        self._promotions.append(promotion_rows(version, datetime.now(UTC), reason, pinned))
+        before = self.current()
+        previous = None if before is None else before.version
+        kind: Kind = "by_hand" if pinned else "unpinned"
+        self._promotions.append(promotion_rows(version, datetime.now(UTC), reason, pinned, kind=kind, previous=previous))
         return Current(version, pinned, reason)
 
     def versions(self) -> list[ModelRow]:
@@ -250,6 +240,15 @@ class Registry:
                 self._current = Current(last["version"], bool(last["pinned"]), last["reason"])
             return self._current
 
+    def decisions(self) -> dict[int, str]:
+        """What was last decided about each of the versions in memory; one without an entry is a challenger still."""
+        with self._lock:
+            for batch in self._decisions_tail.new():
+                self._decisions.update(zip(batch["version"].to_pylist(), batch["decision"].to_pylist(), strict=True))
+            for version in sorted(self._decisions)[:-ROWS_IN_MEMORY]:
+                del self._decisions[version]
+            return dict(self._decisions)
+
     def manifest(self, version: int) -> dict[str, Any]:
         """`model.json`, verified, without its HMAC.
 
@@ -257,12 +256,36 @@ class Registry:
             UnknownModelError: there is no such version, or its files were removed.
             TamperedModelError: it is not what was registered.
         """
-        row = self.get(version)
-        manifest = self._artefacts.manifest(version)
-        if manifest["files"][MODEL] != row.sha256:
+        return self._registered(version, self.get(version).sha256, self._artefacts.manifest(version))
+
+    def remembered(self, version: int) -> dict[str, Any]:
+        """As `manifest`, also of a version whose files were removed, as long as the log `manifests` has it.
+
+        Raises:
+            UnknownModelError: there is no such version, or nothing is left of it.
+            TamperedModelError: it is not what was registered.
+        """
+        try:
+            return self.manifest(version)
+        except UnknownModelError:
+            manifest = self._from_log(version)
+            if manifest is None:
+                raise
+            row = self._known().get(version)
+            return manifest if row is None else self._registered(version, row.sha256, manifest)
+
+    def _from_log(self, version: int) -> dict[str, Any] | None:
+        found = None
+        for batch in Tail(self._manifests, None).new():
+            for number, text in zip(batch["version"].to_pylist(), batch["manifest"].to_pylist(), strict=True):
+                found = text if number == version else found
+        return None if found is None else self._artefacts.opened(version, found.encode(), "the log manifests")
+
+    def _registered(self, version: int, sha256: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["files"][MODEL] != sha256:
             raise TamperedModelError(
                 f"{self._artefacts.folder / str(version)}: is not the version {version} that the database lists "
-                f"(sha256 {row.sha256}); restore database and models from the same copy, or promote another version"
+                f"(sha256 {sha256}); restore database and models from the same copy, or promote another version"
             )
         return manifest
 
@@ -284,16 +307,50 @@ class Registry:
             TamperedModelError: a file is not the registered one; names it.
         """
         self.manifest(version)
-        content = self._artefacts.read(version, CHECKPOINT)
         import joblib
 
-        return dict(joblib.load(io.BytesIO(content)))
+        return dict(joblib.load(io.BytesIO(self.checkpoint_bytes(version))))
+
+    def checkpoint_bytes(self, version: int) -> bytes:
+        """`Trained.checkpoint`, verified.
+
+        Raises:
+            UnknownModelError: there is no such version, its files were removed, or it was made without a checkpoint.
+            TamperedModelError: a file is not the registered one; names it.
+        """
+        if CHECKPOINT not in self.manifest(version)["files"]:
+            raise UnknownModelError(f"model version {version} has no checkpoint; it was made with trainer.checkpoints = false")
+        return self._artefacts.read(version, CHECKPOINT)
+
+    def put_back(self, version: int, trained: Trained, manifest: Mapping[str, Any]) -> Path:
+        """Write the files of a version again that were removed; pruning leaves them alone from now on.
+
+        Args:
+            version: its number.
+            trained: what the same training made again.
+            manifest: what `remembered` returned.
+
+        Returns:
+            Where they are.
+
+        Raises:
+            ModelError: it is another model than the registered one.
+        """
+        found, expected = hashlib.sha256(trained.onnx).hexdigest(), manifest["files"][MODEL]
+        if found != expected:
+            raise ModelError(f"version {version} is not put back: what was made has sha256 {found}, expected {expected}")
+        about = {name: value for name, value in manifest.items() if name not in ("version", "files")}
+        made = {MODEL: trained.onnx, CHECKPOINT: trained.checkpoint}
+        files = {name: content for name, content in made.items() if name in manifest["files"]}
+        self._artefacts.write(version, files, {**about, "kept": True})
+        return self._artefacts.folder / str(version)
 
     def prune(self, keep: int) -> tuple[int, ...]:
         """Remove the files of old versions; their rows stay.
 
         Args:
-            keep: how many of the newest versions keep their files; the one in service and its parent do anyway.
+            keep: how many of the newest versions keep their files; the one in service and its parent do anyway,
+                and those that a rebuild has put back.
 
         Returns:
             The versions whose files were removed.
@@ -301,10 +358,22 @@ class Registry:
         current = self.current()
         needed = set() if current is None else {current.version, self.get(current.version).parent}
         oldest = self.next_version() - keep
-        old = tuple(v for v in self._artefacts.versions() if v < oldest and v not in needed)
+        old = tuple(v for v in self._artefacts.versions() if v < oldest and v not in needed and self._forgotten(v))
         for version in old:
             self._artefacts.remove(version)
+        self._manifests.trim(Policy(rows=MANIFESTS_KEPT), time.time())
         return old
+
+    def _forgotten(self, version: int) -> bool:
+        """Whether the files of a version may go; if so, its `model.json` is in the log `manifests` from now on."""
+        try:
+            if self._artefacts.manifest(version).get("kept"):
+                return False
+            text = self._artefacts.sealed(version).decode()
+        except ModelError:  # not sound: of no use to a rebuild either
+            return True
+        self._manifests.append(pa.RecordBatch.from_pylist([{"version": version, "manifest": text}], schema=MANIFESTS))
+        return True
 
     def _known(self) -> dict[int, ModelRow]:
         """The rows in memory, up to date."""
@@ -314,25 +383,6 @@ class Registry:
             for version in list(self._rows)[:-ROWS_IN_MEMORY]:
                 del self._rows[version]
             return dict(self._rows)
-
-
-class _Tail:
-    """What is new at the end of a log, each row once; first the last `back` rows."""
-
-    def __init__(self, log: OwnedLog, back: int) -> None:
-        self._log = log
-        self._after = LATEST
-        self._back = back
-
-    def new(self) -> Iterator[pa.RecordBatch]:
-        """Batches of at least one row, until there are no more."""
-        while True:
-            part = self._log.read(self._after, READ_ROWS, back=self._back)
-            self._after, self._back = part.next, 0
-            if part.batch.num_rows:
-                yield part.batch
-            if not part.lag_rows:
-                return
 
 
 def _row(manifest: Mapping[str, Any]) -> ModelRow:

@@ -62,9 +62,11 @@ def encode(answered: Answered, media: str, single: bool) -> bytes:
 
 
 def _one(answered: Answered) -> Answer:
-    prediction, half = float(answered.predictions[0]), answered.half_width
-    lower, upper = (None, None) if half is None else (prediction - half, prediction + half)
-    return Answer(answered.ids[0], prediction, lower, upper, answered.version)
+    prediction, low, high = float(answered.predictions[0]), None, None
+    if answered.halves is not None:
+        half = float(answered.halves[0])
+        low, high = prediction - half, prediction + half
+    return Answer(answered.ids[0], prediction, low, high, answered.version)
 
 
 def _answers(answered: Answered) -> list[Answer]:
@@ -74,7 +76,7 @@ def _answers(answered: Answered) -> list[Answer]:
 
 
 def _interval(answered: Answered) -> tuple[Floats, Floats] | tuple[None, None]:
-    half = answered.half_width
+    half = answered.halves
     return (None, None) if half is None else (answered.predictions - half, answered.predictions + half)
 
 

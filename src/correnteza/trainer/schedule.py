@@ -1,6 +1,6 @@
 """When the next model is trained.
 
-Invariant: `RowsSchedule` is a function of the number of labelled rows alone, so the same log gives the
+Invariant: `RowsSchedule` is a function of the numbers of labelled rows alone, so the same log gives the
 same trainings, also when a process was killed on the way.
 """
 
@@ -15,17 +15,21 @@ PAUSE_MAX_S = 300.0
 
 
 class Schedule(Protocol):
-    """Says when a training is due. `attempted` is the number of labelled rows at the last attempt."""
+    """Says when a training is due.
+
+    `rows` is the number of labelled rows, `attempted` that at the last attempt, 0 before the first; `worth` is the
+    number of new rows that the newest version is worth to be renewed for (`plan.due_rows`).
+    """
 
     @property
     def waits(self) -> bool:
         """Whether the reader waits for a training to end."""
 
-    def rows_left(self, rows: int) -> int | None:
-        """Labelled rows from `rows` to the next training; None when it does not depend on rows."""
+    def rows_left(self, rows: int, attempted: int, worth: int) -> int | None:
+        """Labelled rows from `rows` to the next training, 0 when it is overdue; None when it does not depend on rows."""
 
-    def due(self, rows: int, attempted: int) -> bool:
-        """Whether a training is due after `rows` labelled rows."""
+    def due(self, rows: int, attempted: int, worth: int) -> bool:
+        """Whether a training is due."""
 
     def started(self) -> None:
         """A training was started."""
@@ -40,26 +44,28 @@ class RowsSchedule:
 
     Args:
         first: labelled rows before the first training.
-        every: labelled rows from one to the next.
+        every: labelled rows from one to the next; None: as many as it is worth.
 
     >>> schedule = RowsSchedule(first=100, every=30)
-    >>> [rows for rows in range(200) if schedule.due(rows, attempted=0)]
-    [100, 130, 160, 190]
-    >>> schedule.rows_left(0), schedule.rows_left(100), schedule.rows_left(101)
+    >>> schedule.due(99, 0, 1), schedule.due(100, 0, 1), schedule.due(129, 100, 1), schedule.due(130, 100, 1)
+    (False, True, False, True)
+    >>> schedule.rows_left(0, 0, 1), schedule.rows_left(100, 100, 1), schedule.rows_left(101, 100, 1)
     (100, 30, 29)
+    >>> RowsSchedule(first=100, every=None).rows_left(101, 100, worth=7)
+    6
     """
 
     first: int
-    every: int
+    every: int | None
     waits = True
 
-    def rows_left(self, rows: int) -> int | None:
+    def rows_left(self, rows: int, attempted: int, worth: int) -> int | None:
         """See `Schedule.rows_left`."""
-        return self.first - rows if rows < self.first else self.every - (rows - self.first) % self.every
+        return max(0, (attempted + (self.every or worth) if attempted else self.first) - rows)
 
-    def due(self, rows: int, attempted: int) -> bool:
+    def due(self, rows: int, attempted: int, worth: int) -> bool:
         """See `Schedule.due`."""
-        return rows > attempted and rows >= self.first and (rows - self.first) % self.every == 0
+        return self.rows_left(rows, attempted, worth) == 0
 
     def started(self) -> None:
         """See `Schedule.started`."""
@@ -77,10 +83,10 @@ class SecondsSchedule:
 
     >>> now = [0.0]
     >>> schedule = SecondsSchedule(10.0, clock=lambda: now[0])
-    >>> schedule.due(500, attempted=0), schedule.started(), schedule.ended(failed=False), schedule.due(600, attempted=500)
+    >>> schedule.due(500, 0, 1), schedule.started(), schedule.ended(failed=False), schedule.due(600, 500, 1)
     (True, None, None, False)
     >>> now[0] = 10.0
-    >>> schedule.due(600, attempted=500), schedule.due(500, attempted=500)
+    >>> schedule.due(600, 500, 1), schedule.due(500, 500, 1)
     (True, False)
     """
 
@@ -92,11 +98,11 @@ class SecondsSchedule:
         self._due_at = clock()
         self._pause_s = 0.0
 
-    def rows_left(self, rows: int) -> int | None:  # noqa: ARG002 - the protocol's parameter
+    def rows_left(self, rows: int, attempted: int, worth: int) -> int | None:  # noqa: ARG002 - the protocol's parameters
         """See `Schedule.rows_left`."""
         return None
 
-    def due(self, rows: int, attempted: int) -> bool:
+    def due(self, rows: int, attempted: int, worth: int) -> bool:  # noqa: ARG002 - the protocol's parameter
         """See `Schedule.due`."""
         wanted = rows > attempted or self._pause_s > 0 or not self._every_s
         return wanted and self._clock() >= self._due_at

@@ -10,7 +10,7 @@ import gc
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Query
 from fastapi import Path as PathParameter
 from starlette.responses import Response
 from starlette.routing import Route
@@ -32,13 +32,14 @@ from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
-from correnteza.trainer import evaluation, handover, predict, prequential, protocols
+from correnteza.trainer import evaluation, handover, history, predict, prequential, protocols
 from correnteza.trainer.answers import PREDICTIONS, Answers
 from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
 from correnteza.trainer.count import Count, Place
 from correnteza.trainer.keeper import Keeper
-from correnteza.trainer.registry import PROMOTIONS, Current, Registry, load_key
+from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
+from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
 from correnteza.web import Service, create_app, problem, serve
 from correnteza.web.problems import RESPONSES
 from correnteza.web.server import bind
@@ -46,9 +47,13 @@ from correnteza.web.server import bind
 NAME = "trainer"
 SWITCH_S = 0.001
 """How long a thread that stores or loads may keep the interpreter from one that answers; Python's own 5 ms show in p99."""
+HISTORY = 100
+"""Versions that `GET /models/history` tells of unless more are asked for."""
+Last = Annotated[int, Query(ge=1, le=ROWS_IN_MEMORY, description="Tell of so many versions, the last ones.")]
 Version = Annotated[int, PathParameter(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
 _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
 _OBJECT = {"type": "object"}
+_SENTENCES = {"type": "array", "items": {"type": "string"}}
 
 
 def main(settings: Settings) -> int:
@@ -138,7 +143,7 @@ def build(
     keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner)
     answers = Answers(logs["records"], told)
     count = Count(told, answers, keeper, place)
-    desk = Desk(settings, registry, keeper, count, store.log("requests", handover.REQUESTS), told)
+    desk = Desk(settings, registry, keeper, count, store, told)
     parts: list[Answers | Keeper | Repeated] = [answers, keeper, *count.repeated()]
     if not leading and isinstance(store, SqlStore):  # the leading process trims, and must know how far readers are
         parts.append(Repeated(store.save_readers, settings.retention.every_s, LogError))
@@ -169,6 +174,7 @@ def _logs(store: Store) -> dict[str, OwnedLog]:
         "predictions": predictions,
         "evaluations": store.log(prequential.LOG, evaluation.EVALUATIONS),
         "promotions": store.log("promotions", PROMOTIONS, bounded=False),
+        "decisions": store.log("decisions", DECISIONS, bounded=False),
         "events": store.log("events", events.SCHEMA),
     }
 
@@ -186,18 +192,19 @@ class Desk:
         registry: the model versions.
         keeper: what is served.
         count: the figures.
-        requests: the log that the learner reads requests for a training from.
+        store: the trainer's logs; the learner reads requests for a training from there.
         told: where events go.
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, keeper: Keeper, count: Count, requests: OwnedLog, told: Events
+        self, settings: Settings, registry: Registry, keeper: Keeper, count: Count, store: Store, told: Events
     ) -> None:
         self._settings = settings.trainer
         self._registry = registry
         self._keeper = keeper
         self._count = count
-        self._requests = requests
+        self._store = store
+        self._requests = store.log("requests", handover.REQUESTS)
         self._told = told
 
     def not_ready(self) -> str | None:
@@ -227,7 +234,7 @@ class Desk:
             "model_version": None if champion is None else champion.version,
             "model_since": None if champion is None else champion.since,
             "rolling": {} if rolling is None else asdict(rolling),
-            "half_width": keeper.report.half_width,
+            "multiplier": keeper.report.multiplier,
             "learned_rows": told.get("learned_rows", 0),
             "labelled_rows": told.get("labelled_rows", 0),
             "window_rows": told.get("window_rows", 0),
@@ -245,19 +252,23 @@ class Desk:
             "model_version": None if champion is None else champion.version,
             "metric_rows": self._settings.metric_rows,
             "level": self._settings.level,
-            "half_width": report.half_width,
+            "multiplier": report.multiplier,
             "rolling": None if report.overall is None else asdict(report.overall),
             "versions": [{"model_version": version, **asdict(metrics)} for version, metrics in report.versions.items()],
         }
 
     def models(self) -> list[dict[str, Any]]:
         """The body of `GET /models`."""
-        current = self._registry.current()
-        return [_listed(asdict(row), current) for row in self._registry.versions()]
+        current, decisions = self._registry.current(), self._registry.decisions()
+        return [_listed(asdict(row), current, decisions) for row in self._registry.versions()]
+
+    def history(self, last: int) -> list[str]:
+        """The body of `GET /models/history`."""
+        return history.story(self._store, self._registry, last)
 
     def model(self, version: int) -> dict[str, Any]:
         """The body of `GET /models/{version}`: its row, and `model.json` as long as its files are there."""
-        row = _listed(asdict(self._registry.get(version)), self._registry.current())
+        row = _listed(asdict(self._registry.get(version)), self._registry.current(), self._registry.decisions())
         try:
             self._registry.model_bytes(version)
             return {**row, "manifest": self._registry.manifest(version), "files": "verified"}
@@ -292,9 +303,10 @@ class Desk:
         return {"accepted": True, "request": self._requests.append(row).first}
 
 
-def _listed(row: dict[str, Any], current: Current | None) -> dict[str, Any]:
+def _listed(row: dict[str, Any], current: Current | None, decisions: Mapping[int, str]) -> dict[str, Any]:
     in_service = current is not None and current.version == row["version"]
-    return {**row, "in_service": in_service, "pinned": in_service and current is not None and current.pinned}
+    pinned = in_service and current is not None and current.pinned
+    return {**row, "decision": decisions.get(row["version"]), "in_service": in_service, "pinned": pinned}
 
 
 def routes_of(desk: Desk) -> APIRouter:
@@ -304,6 +316,10 @@ def routes_of(desk: Desk) -> APIRouter:
     @routes.get("/models", summary="The model versions, oldest first", responses=_ok({"type": "array", "items": _OBJECT}))
     def models() -> Response:
         return _json(desk.models())
+
+    @routes.get("/models/history", summary="What became of the versions, in sentences, oldest first", responses=_ok(_SENTENCES))
+    def told(last: Last = HISTORY) -> Response:
+        return _json(desk.history(last))
 
     @routes.get("/models/{version}", summary="All that is known of a version", responses=_ok(_OBJECT))
     def model(version: Version) -> Response:

@@ -23,18 +23,20 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from correnteza.errors import TrainingFailedError
-from correnteza.features import Codes, Floats, Scaler
+from correnteza.errors import ConfigError, TrainingFailedError
+from correnteza.features import Codes, Floats, Ints, Scaler
 from correnteza.records import Schema
+from correnteza.trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from correnteza.trainer.forest import Memo
 
 PROBE_ROWS = 256
 """Rows of the window on which an export is compared with its estimator."""
-COMPRESSION = ("zlib", 1)
-"""Of checkpoints: a third of the size, for a tenth of the time that the training takes."""
 CLOSE_S = 5.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -53,6 +55,11 @@ class Job:
         scaler: the version that the features are in.
         codes: of the category fields, as far as the rows use them.
         schema: of the records.
+        recipe: of an adaptive forest; None is the plain policy: the estimator is fitted to all rows.
+        numbers: with a recipe, which labelled row of the stream each row is, ascending, shape [rows].
+        warm: checkpoint of the newest version, for a process that remembers nothing; trusted.
+        checkpoint: whether the trained estimator itself is wanted, beside the ONNX model.
+        threads: that large trainings use.
     """
 
     version: int
@@ -64,6 +71,11 @@ class Job:
     scaler: Scaler
     codes: Codes
     schema: Schema
+    recipe: Recipe | None = None
+    numbers: Ints | None = None
+    warm: bytes = b""
+    checkpoint: bool = True
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,7 @@ class Trained:
 
     Args:
         onnx: the model, as `onnx.export` describes it.
-        checkpoint: joblib bytes of a dict: the fitted `estimator`, `scaler`, `codes` and `schema`.
+        checkpoint: joblib bytes of a dict: the fitted `estimator`, `scaler`, `codes` and `schema`; empty if not wanted.
         train_s: seconds that fitting and exporting took.
         warnings: what the estimator warned of, each text once.
         probe: what `probe.taken` returned.
@@ -85,30 +97,62 @@ class Trained:
     probe: Mapping[str, Any] = field(default_factory=dict)
 
 
-def fit(job: Job) -> Trained:
+def fit(job: Job, memo: Memo | None = None) -> Trained:
     """Train, export and compare the export with the estimator.
+
+    Args:
+        job: what to train.
+        memo: parts of earlier versions, so that only what is new has to be grown.
 
     Raises:
         ConfigError: the estimator or its parameters are wrong.
         TrainingFailedError: it cannot be fitted to these rows, cannot be exported, or the export answers otherwise.
     """
-    from correnteza.trainer import estimators, onnx, probe
+    from correnteza.trainer import onnx, probe
 
     began = time.perf_counter()
-    estimator = estimators.build(job.estimator, job.params, derived_seed(job.seed, job.version))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            estimator.fit(estimators.prepared(estimator, job.features), job.targets)
-        except Exception as error:
-            raise TrainingFailedError(
-                f"{job.estimator} could not be fitted to {len(job.targets)} rows: {type(error).__name__}: {_line(error)}"
-            ) from error
+        estimator = _fitted(job, memo)
         rows = job.features[:: max(1, len(job.features) // PROBE_ROWS)]
-        model = onnx.export(estimator, job.scaler, job.codes, job.schema, rows)
+        model, predictor = onnx.exported(estimator, job.scaler, job.codes, job.schema, rows)
     texts = dict.fromkeys(f"{w.category.__name__}: {_line(w.message)}" for w in caught)
-    answers = probe.taken(model, rows, job.scaler, job.codes, job.schema)
-    return Trained(model, _checkpoint(estimator, job), time.perf_counter() - began, tuple(texts), answers)
+    answers = probe.taken(predictor, rows, job.scaler, job.codes, job.schema)
+    checkpoint = _checkpoint(estimator, job) if job.checkpoint else b""
+    return Trained(model, checkpoint, time.perf_counter() - began, tuple(texts), answers)
+
+
+def _fitted(job: Job, memo: Memo | None) -> Any:
+    """The fitted estimator, or the mixture of an adaptive forest."""
+    from correnteza.trainer import estimators, forest
+
+    seed = derived_seed(job.seed, job.version)
+    estimator = estimators.build(job.estimator, job.params, seed)
+    try:
+        if job.recipe is None:
+            targets = np.clip(job.targets, *forest.bounds(job.targets))
+            features = estimators.prepared(estimator, job.features)
+            return estimators.servable(estimator.fit(features, targets), features, seed)
+        return _mixed(job, forest.Memo() if memo is None else memo)
+    except (ConfigError, TrainingFailedError):
+        raise
+    except Exception as error:
+        raise TrainingFailedError(
+            f"{job.estimator} could not be fitted to {len(job.targets)} rows: {type(error).__name__}: {_line(error)}"
+        ) from error
+
+
+def _mixed(job: Job, memo: Memo) -> Any:
+    from correnteza.trainer import forest
+
+    assert job.recipe is not None  # noqa: S101 - the caller looked
+    assert job.numbers is not None  # noqa: S101 - it comes with the recipe
+    if job.warm and not memo.parts:
+        import joblib
+
+        memo.remember(joblib.load(io.BytesIO(job.warm))["estimator"])
+    rows = forest.Rows(job.numbers, job.features, job.targets, len(job.schema.numeric))
+    return forest.build(job.recipe, rows, job.estimator, job.params, memo, job.threads)
 
 
 def derived_seed(seed: int, version: int) -> int:
@@ -125,7 +169,7 @@ def _checkpoint(estimator: Any, job: Job) -> bytes:
 
     buffer = io.BytesIO()
     content = {"estimator": estimator, "scaler": job.scaler, "codes": job.codes, "schema": job.schema}
-    joblib.dump(content, buffer, compress=COMPRESSION)
+    joblib.dump(content, buffer)
     return buffer.getvalue()
 
 
@@ -159,6 +203,11 @@ class TrainingProcess:
     def started_at(self) -> float | None:
         """`time.monotonic()` when the job was started; None when there is none."""
         return self._started_at
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the next job goes to a process that remembers nothing of earlier versions."""
+        return self._child is None or self._child.poll() is not None
 
     @property
     def pid(self) -> int | None:

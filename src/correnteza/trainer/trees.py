@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from correnteza.errors import TrainingFailedError
 from correnteza.features import Floats, Ints
+
+if TYPE_CHECKING:
+    from correnteza.trainer.forest import Mixture
 
 Flags = npt.NDArray[np.bool_]
 
@@ -33,6 +36,7 @@ class Nodes:
         threshold: what it is compared with.
         missing_left: whether a missing value goes left.
         value: what a leaf adds to the prediction.
+        target: to which of several predictions.
     """
 
     left: Ints
@@ -42,6 +46,7 @@ class Nodes:
     threshold: Floats
     missing_left: Flags
     value: Floats
+    target: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Ensemble:
         base: added to the sum of the leaves.
         float32: whether the estimator rounds its features to float32 before it compares them.
         exponential: whether the prediction is the exponential of the sum.
+        targets: how many predictions there are.
     """
 
     nodes: Nodes
@@ -61,6 +67,7 @@ class Ensemble:
     base: float = 0.0
     float32: bool = True
     exponential: bool = False
+    targets: int = 1
 
 
 def flatten(fitted: Any) -> Ensemble | None:
@@ -121,7 +128,37 @@ def _of_histograms(fitted: Any) -> Ensemble:
     )
 
 
-def _of_tree(tree: Any, weight: float) -> Nodes:
+def of_mixture(mixture: Mixture) -> Ensemble:
+    """All trees of a mixture; the predictions are those of its experts, in their order, without their linear parts."""
+    trees = [
+        _of_tree(tree.tree_, 1.0 / len(member.trees), target)
+        for target, member in enumerate(mixture.members)
+        for tree in member.trees
+    ]
+    return replace(_joined(trees), targets=len(mixture.members))
+
+
+def of_spread(mixture: Mixture, trees: int, floor: float) -> Ensemble:
+    """How far targets lie apart in the leaves that a row falls into, in the target's unit: a few trees of the heaviest expert.
+
+    Args:
+        mixture: the model.
+        trees: how many trees, at most.
+        floor: least spread, as a share of the mean one.
+    """
+    experts = mixture.recipe.experts
+    heaviest = mixture.members[max(range(len(experts)), key=lambda i: experts[i].weight)]
+    chosen = [tree.tree_ for tree in heaviest.trees[-trees:]]
+    deviations = [np.sqrt(np.maximum(tree.impurity, 0.0)) for tree in chosen]
+    leaves = [np.where(tree.children_left < 0, tree.weighted_n_node_samples, 0.0) for tree in chosen]
+    mean = float(np.average(np.concatenate(deviations), weights=np.concatenate(leaves)))
+    if not np.isfinite(mean) or mean <= 0.0:  # all targets in a leaf are equal: nothing to tell rows apart by
+        return _joined([replace(_of_tree(tree, 0.0), value=np.zeros(len(tree.feature))) for tree in chosen[:1]], base=1.0)
+    shares = [replace(_of_tree(t, 0.0), value=d / len(chosen)) for t, d in zip(chosen, deviations, strict=True)]
+    return _joined(shares, base=floor * mean)
+
+
+def _of_tree(tree: Any, weight: float, target: int = 0) -> Nodes:
     return Nodes(
         left=tree.children_left,
         right=tree.children_right,
@@ -130,6 +167,7 @@ def _of_tree(tree: Any, weight: float) -> Nodes:
         threshold=tree.threshold,
         missing_left=tree.missing_go_to_left.astype(bool),
         value=tree.value[:, 0, 0] * weight,
+        target=np.full(len(tree.feature), target),
     )
 
 
@@ -142,6 +180,7 @@ def _of_table(table: Any) -> Nodes:
         threshold=table["num_threshold"],
         missing_left=table["missing_go_to_left"].astype(bool),
         value=table["value"],
+        target=np.zeros(len(table), np.int64),
     )
 
 
@@ -168,6 +207,7 @@ def _with_split(tree: Nodes) -> Nodes:
         threshold=np.zeros(2),
         missing_left=np.ones(2, bool),
         value=np.repeat(tree.value[:1], 2),
+        target=np.repeat(tree.target[:1], 2),
     )
 
 
@@ -188,7 +228,7 @@ def attributes(ensemble: Ensemble) -> tuple[dict[str, Ints], dict[str, npt.NDArr
         "nodes_trueleafs": nodes.leaf[left],
         "nodes_falseleafs": nodes.leaf[right],
         "nodes_missing_value_tracks_true": nodes.missing_left[split],
-        "leaf_targetids": np.zeros(int(nodes.leaf.sum()), np.int64),
+        "leaf_targetids": nodes.target[nodes.leaf],
     }
     tensors: dict[str, npt.NDArray[Any]] = {
         "nodes_modes": np.zeros(int(split.sum()), np.uint8),  # 0 is BRANCH_LEQ

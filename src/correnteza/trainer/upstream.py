@@ -7,7 +7,7 @@ normalizer commits those together with the rows, so they are there as soon as th
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from correnteza.features import Codes, Floats, Ints, Scalers
 from correnteza.log.base import Slice
 from correnteza.records import OFFSET, Schema
 from correnteza.stage import Source
+from correnteza.trainer.labels import sorts_of
 from correnteza.trainer.window import Window
 
 READ_ROWS = 10_000
@@ -91,21 +92,30 @@ class Upstream:
         """The codes that were known at a raw row: the same whenever it is asked."""
         return {name: values.until(raw_offset) for name, values in self.values.items()}
 
+    def features(self, rows: pa.RecordBatch) -> Floats:
+        """Numbers in their own units, and category codes; NaN is missing; shape [rows, features]."""
+        numbers = self._numbers(rows)
+        return np.hstack([numbers, columns(rows, self._schema.categories)])
+
     def raw(self, rows: pa.RecordBatch) -> tuple[Floats, npt.NDArray[np.object_]]:
         """Normalized rows in their own units again, as a served model takes them.
 
         Returns:
             Numbers, NaN for missing, shape [rows, numeric fields]; texts, "" for missing, shape [rows, category fields].
         """
+        numbers = self._numbers(rows)
+        texts = np.empty((rows.num_rows, len(self._schema.categories)), object)
+        for place, name in enumerate(self._schema.categories):
+            texts[:, place] = self.values[name].decode(columns(rows, (name,))[:, 0])
+        return numbers, texts
+
+    def _numbers(self, rows: pa.RecordBatch) -> Floats:
         numbers = columns(rows, self._schema.numeric)
         versions = rows["scaler_version"].to_numpy()
         for version in np.unique(versions) if self._schema.numeric else ():
             of_version = versions == version
             numbers[of_version] = self.scalers.versions[int(version)].restore(numbers[of_version])
-        texts = np.empty((rows.num_rows, len(self._schema.categories)), object)
-        for place, name in enumerate(self._schema.categories):
-            texts[:, place] = self.values[name].decode(columns(rows, (name,))[:, 0])
-        return numbers, texts
+        return numbers
 
     def window(self, capacity: int, after: str, offset: int, labelled: int) -> Window:
         """The window as it was after a row, read back from the log.
@@ -116,21 +126,30 @@ class Upstream:
             offset: offset of that row.
             labelled: labelled rows up to it, since the stream began.
         """
-        back = capacity
+        return self.window_of(capacity, labelled, lambda back: self._back(after, offset, back))
+
+    def window_of(self, capacity: int, labelled: int, past: Callable[[int], Iterable[pa.RecordBatch]]) -> Window:
+        """The window that some rows end with.
+
+        Args:
+            capacity: rows that it holds.
+            labelled: labelled rows since the stream began.
+            past: gives the last so many rows, and what belongs to them, oldest first; fewer where there are no more.
+        """
+        back, before = capacity, -1
         while True:
-            window = Window(capacity, self._schema.features)
-            first = None
-            for batch in self._back(after, offset, back):
-                first = batch[OFFSET][0].as_py() if first is None else first
+            window, rows = Window(capacity, self._schema.features), 0
+            for batch in past(back):
+                rows += batch.num_rows
                 self.learn(window, batch)
-            log_begins = first is None or first > offset + 1 - back or first <= 1
-            if len(window) >= min(capacity, labelled) or log_begins:
+            if len(window) >= min(capacity, labelled) or rows <= before:
                 return window
+            before = rows
             back *= WIDEN
 
     def learn(self, window: Window, rows: pa.RecordBatch) -> None:
         """Add the labelled ones of some normalized rows to a window."""
-        rows = rows.filter(pc.is_valid(rows[self._schema.target]))
+        rows = rows.filter(sorts_of(rows, self._schema.target)[1])
         if rows.num_rows:
             window.add(
                 columns(rows, self._schema.features),

@@ -27,6 +27,7 @@ class Expressed:
         first_offset: offset of the oldest row in the log `normalized`.
         last_offset: offset of the newest row in the log `normalized`.
         last_raw_offset: offset of the newest row in the log `raw`.
+        numbers: which labelled row of the stream each is, from 1, shape [rows].
     """
 
     features: Floats
@@ -35,6 +36,7 @@ class Expressed:
     first_offset: int
     last_offset: int
     last_raw_offset: int
+    numbers: Ints
 
 
 class Window:
@@ -87,27 +89,46 @@ class Window:
         """The lowest scaler version that a row is in, or None when it is empty: `Scalers.forget` may drop those before."""
         return int(self._versions[: len(self)].min()) if len(self) else None
 
-    def expressed(self, scalers: Scalers, n_numeric: int) -> Expressed:
-        """All rows in the newest scaler version among them.
+    def newest_version(self) -> int | None:
+        """The highest scaler version that a row is in, or None when it is empty."""
+        return int(self._versions[: len(self)].max()) if len(self) else None
+
+    def last(self, rows: int) -> Floats:
+        """Features of the last rows, as they came, oldest first, shape [at most rows, fields]."""
+        return self._features[self._places(min(rows, len(self)))]
+
+    def expressed(
+        self, scalers: Scalers, n_numeric: int, last: int, rows: int | None = None, version: int | None = None
+    ) -> Expressed:
+        """The last rows in one scaler version.
 
         Args:
             scalers: knows every version from `oldest_version` on.
             n_numeric: how many of the leading columns are standardised numbers; the others are codes.
+            last: number of the newest row among the labelled rows of the stream.
+            rows: how many, at most; all if None.
+            version: the scaler version; the newest among the rows if None.
 
         Raises:
             ValueError: the window is empty.
         """
         if not len(self):
             raise ValueError("the window is empty; add a labelled row before training")
-        order = (self._added - len(self) + np.arange(len(self))) % self.capacity
+        order = self._places(len(self) if rows is None else min(rows, len(self)))
         features, versions = self._features[order], self._versions[order]
-        newest = int(versions.max())
-        features[:, :n_numeric] = scalers.express(features[:, :n_numeric], versions, newest)
+        common = int(versions.max()) if version is None else version
+        features[:, :n_numeric] = scalers.express(features[:, :n_numeric], versions, common)
         return Expressed(
             features,
             self._targets[order],
-            newest,
+            common,
             int(self._offsets[order[0]]),
             int(self._offsets[order[-1]]),
             int(self._raw_offsets[order[-1]]),
+            last + 1 - len(order) + np.arange(len(order)),
         )
+
+    def _places(self, rows: int) -> Ints:
+        """Where the last rows are, oldest first."""
+        places: Ints = (self._added - rows + np.arange(rows)) % self.capacity
+        return places

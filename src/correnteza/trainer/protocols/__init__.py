@@ -1,4 +1,4 @@
-"""Other people's protocols in front of the same model: Open Inference Protocol V2, MLflow, and the file itself."""
+"""Other ways to the same models: Open Inference Protocol V2, MLflow, a version by its number, and the file itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from correnteza.config import Settings
 from correnteza.events import Events
 from correnteza.trainer.predict import Serving
-from correnteza.trainer.protocols import download, mlflow, v2
+from correnteza.trainer.protocols import by_version, download, mlflow, v2
 from correnteza.trainer.protocols.asking import Desk, Engine, Versions
 from correnteza.trainer.protocols.forms import Forms
 from correnteza.trainer.registry import Registry
@@ -38,7 +38,10 @@ def install(
         told: where events go.
     """
     name, schema = settings.pipeline.name, settings.schema_of_records
-    desk = Desk(schema, engine, Versions(schema, registry, serving, told), not_ready)
-    for routes in (v2.routes_of(name, desk), mlflow.routes_of(desk), download.routes_of(name, registry, told)):
-        app.include_router(routes)
+    versions = Versions(schema, registry, serving, told)
+    desk = Desk(schema, engine, versions, not_ready)
+    app.include_router(v2.routes_of(name, desk))
+    app.include_router(mlflow.routes_of(desk))
+    app.include_router(by_version.routes_of(schema, versions))
+    app.include_router(download.routes_of(name, registry, told))
     app.add_middleware(Forms, forms=(v2.FORM, mlflow.FORM))

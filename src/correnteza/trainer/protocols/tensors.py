@@ -186,7 +186,7 @@ def outputs_of(answered: Answered, wanted: Sequence[str]) -> list[Output]:
     for name in names:
         if name not in columns:
             if name in OUTPUTS:
-                reason = f"is not known for version {answered.version}; ask for it once GET /evaluation has a half_width"
+                reason = f"is not known for version {answered.version}; ask for it once GET /evaluation has a multiplier"
             else:
                 reason = f"is not an output; the outputs are {', '.join(OUTPUTS)}"
             raise _refused(f"output {name[:ECHO]!r} {reason}")
@@ -198,7 +198,7 @@ OUTPUTS = {"prediction": "FP64", "lower": "FP64", "upper": "FP64", "model_versio
 
 
 def _columns(answered: Answered) -> Mapping[str, list[Any]]:
-    predictions, half = answered.predictions, answered.half_width
+    predictions, half = answered.predictions, answered.halves
     interval = {} if half is None else {"lower": (predictions - half).tolist(), "upper": (predictions + half).tolist()}
     versions = [answered.version] * len(answered.ids)
     return {"prediction": predictions.tolist(), **interval, "model_version": versions, "id": list(answered.ids)}

@@ -1,0 +1,307 @@
+"""The whole loop over a stream that is there already, in this process, as fast as it goes.
+
+    batches --> NormalizerStage --> normalized --> [Upstream] --> LearnerStage --> evaluations
+                                                                     | between steps
+                                                                  Learner --> TrainingProcess --> models, promotions
+
+Invariants:
+- Stages, runner, learner and training process are those of the running system; only logs are in memory
+  and no HTTP stands between them, so what is found here holds there.
+- Trainings come by rows and the reader waits for them, so the same records, settings and seed give the
+  same evaluations and the same `model.onnx`, however the records are cut into batches.
+- Nothing waits for rows: the learner's reading is what drives the normalizer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from correnteza import events
+from correnteza.config import Settings
+from correnteza.events import Event, Events
+from correnteza.features import CATEGORIES, SCALERS
+from correnteza.log.base import OwnedLog, Policy, Slice
+from correnteza.log.memory import MemoryStore
+from correnteza.normalizer.stage import NormalizerStage
+from correnteza.records import as_batch, with_offsets
+from correnteza.stage import Runner
+from correnteza.trainer import evaluation, prequential
+from correnteza.trainer.learning import Learner
+from correnteza.trainer.prequential import LearnerStage
+from correnteza.trainer.registry import Registry, load_key
+from correnteza.trainer.state import State
+from correnteza.trainer.training import TrainingProcess
+from correnteza.trainer.upstream import Upstream
+
+READ_ROWS = 100_000
+ALONE: Mapping[str, Any] = {"checkpoints": False, "threads": os.cpu_count() or 1}
+"""Nobody waits for answers, and nobody goes on from the versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a stream.
+
+    Args:
+        evaluations: all rows of the log `evaluations`.
+        versions: all rows of the log `models`.
+        promotions: all rows of the log `promotions`.
+        events: all rows of the log `events`, the normalizer's before the learner's.
+        report: on all evaluations.
+        records: raw records read, refused ones included.
+        rejected: raw records that the normalizer refused.
+        seconds: from the first record to the end of the last training.
+        peak_memory_bytes: largest resident memory of this process since it started, and of its children.
+    """
+
+    evaluations: pa.Table
+    versions: pa.Table
+    promotions: pa.Table
+    events: pa.Table
+    report: evaluation.Report
+    records: int
+    rejected: int
+    seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def records_per_s(self) -> float:
+        """Raw records per second, trainings included."""
+        return self.records / self.seconds
+
+
+def run(
+    batches: Iterable[pa.RecordBatch],
+    settings: Settings,
+    on_rows: Callable[[int], None] | None = None,
+    on_scored: Callable[[pa.RecordBatch], None] | None = None,
+) -> Result:
+    """Normalize, predict, learn and train over some records, and tell how good the predictions were.
+
+    Args:
+        batches: records in `settings.schema_of_records.raw`, in the order of the stream.
+        settings: of the pipeline; a trigger by seconds is replaced as `by_rows` says.
+        on_rows: called after each step, and at the end, with the raw records done so far.
+        on_scored: called before that when rows were scored, with these rows of `evaluations`.
+
+    Raises:
+        CorrentezaError: what would end a service of the running system.
+    """
+    began = time.perf_counter()
+    training = TrainingProcess(nice=0)
+    try:
+        with tempfile.TemporaryDirectory(prefix="correnteza-") as folder:
+            loop = _Loop(batches, by_rows(settings), Path(folder), training, on_rows, on_scored)
+            loop.drive()
+    finally:
+        training.close()
+    return loop.result(time.perf_counter() - began)
+
+
+def by_rows(settings: Settings) -> Settings:
+    """The settings with trainings by rows: a stream that is there already has no seconds.
+
+    >>> trainer = by_rows(Settings()).trainer
+    >>> trainer.retrain_every_s, trainer.retrain_every_rows
+    (None, 'auto')
+    """
+    trainer = settings.trainer
+    if trainer.retrain_every_s is None:
+        return settings
+    changed = trainer.model_copy(update={"retrain_every_s": None, "retrain_every_rows": "auto", **ALONE})
+    return settings.model_copy(update={"trainer": changed})
+
+
+class _Loop:
+    """The parts, put together."""
+
+    def __init__(
+        self,
+        batches: Iterable[pa.RecordBatch],
+        settings: Settings,
+        folder: Path,
+        training: TrainingProcess,
+        on_rows: Callable[[int], None] | None,
+        on_scored: Callable[[pa.RecordBatch], None] | None,
+    ) -> None:
+        schema, own = settings.schema_of_records, settings.trainer
+        self._on_rows = on_rows
+        self._on_scored = on_scored
+        self._store = MemoryStore()
+        self._normalizer = _Normalizer(batches, settings)
+        upstream = Upstream(self._normalizer, *self._normalizer.explaining(), schema)
+        told = _Told("learner", self._store.log("events", events.SCHEMA))
+        registry = Registry(folder / "models", self._store, load_key(folder))
+        self._learner = Learner(own, schema, self._store, registry, upstream, training, told, threading.Event())
+        self._runner: Runner[State] = Runner(
+            _Unsaved(self._learner.stage),
+            upstream,
+            self._store,
+            told,
+            batch_rows=own.batch_rows,
+            limit=self._learner.limit,
+            between=self._between,
+            wait_s=0.0,
+        )
+        self._evaluations = self._store.log(prequential.LOG, evaluation.EVALUATIONS)
+        self._told_until: str | None = None
+
+    def drive(self) -> None:
+        """Run until there are no records left."""
+        self._normalizer.at_end = self._runner.ask_to_stop
+        self._learner.restore()
+        self._runner.run()
+
+    def _between(self, state: State) -> None:
+        self._tell(state)  # first, because a training may follow that takes a while
+        self._learner.between(state)
+
+    def _tell(self, state: State) -> None:
+        if self._on_scored is not None:
+            part = self._evaluations.read(self._told_until, READ_ROWS)
+            self._told_until = part.next
+            if part.batch.num_rows:
+                self._on_scored(part.batch)
+        if self._on_rows is not None:
+            self._on_rows(self._normalizer.records_until(state.offset))
+
+    def result(self, seconds: float) -> Result:
+        """What the logs hold now."""
+        evaluations = _all(self._evaluations)
+        made, logs = self._normalizer, self._store.logs()
+        return Result(
+            evaluations=evaluations,
+            versions=_all(logs["models"]),
+            promotions=_all(logs["promotions"]),
+            events=pa.concat_tables([_all(made.log("events")), _all(logs["events"])]),
+            report=evaluation.report(as_batch(evaluations, evaluations.schema)),
+            records=made.records,
+            rejected=made.log("rejected").bounds().rows,
+            seconds=seconds,
+            peak_memory_bytes=_peak_memory_bytes(),
+        )
+
+
+class _Unsaved:
+    """The learner's stage without writing its state down, which takes time and of which nobody here goes on.
+
+    Args:
+        stage: the stage itself.
+    """
+
+    def __init__(self, stage: LearnerStage) -> None:
+        self.name = stage.name
+        self.outputs = stage.outputs
+        self.initial = stage.initial
+        self.load = stage.load
+        self.step = stage.step
+
+    def dump(self, state: State) -> bytes:  # noqa: ARG002 - the protocol's parameter
+        """Nothing. See `Stage.dump`."""
+        return b""
+
+
+class _Normalizer:
+    """The log `normalized` as a source: when it is read to its end, the stage makes more of it.
+
+    Attributes:
+        records: raw records taken so far.
+        at_end: called when there are no more.
+    """
+
+    def __init__(self, batches: Iterable[pa.RecordBatch], settings: Settings) -> None:
+        schema = settings.schema_of_records
+        self.records = 0
+        self.at_end: Callable[[], None] = lambda: None
+        self._stage = NormalizerStage(schema, settings.normalizer)
+        self._state = self._stage.initial()
+        self._store = MemoryStore()
+        self._logs = {name: self._store.log(name, columns) for name, columns in self._stage.outputs.items()}
+        self._logs["events"] = self._store.log("events", events.SCHEMA)
+        self._told = _Told("normalizer")
+        self._kept_rows = settings.trainer.window_rows
+        self._batches = _cut(batches, settings.normalizer.batch_rows)
+
+    def log(self, name: str) -> OwnedLog:
+        """One of its logs."""
+        return self._logs[name]
+
+    def explaining(self) -> tuple[OwnedLog, OwnedLog]:
+        """The logs that tell what numbers and codes mean."""
+        return self._store.log("scalers", SCALERS), self._store.log("categories", CATEGORIES)
+
+    def records_until(self, offset: int) -> int:
+        """Raw records up to a row of `normalized`; all of them when it is the last row."""
+        return self.records - (self._logs["normalized"].bounds().next - 1 - offset)
+
+    def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
+        """See `Source.read`."""
+        part = self._logs["normalized"].read(after, limit, wait_s, back)
+        while not part.batch.num_rows and self._advance(part.next):
+            part = self._logs["normalized"].read(part.next, limit, wait_s)
+        if not part.batch.num_rows:
+            self.at_end()
+        return part
+
+    def _advance(self, passed: str) -> bool:
+        """Take the next batch, and let go what the learner has passed; whether there was one."""
+        batch = next(self._batches, None)
+        if batch is None:
+            return False
+        step = self._stage.step(self._state, with_offsets(batch, self.records + 1))
+        for name, rows in step.outputs.items():
+            self._logs[name].append(rows)
+        if step.events:
+            self._logs["events"].append(self._told.rows(step.events))
+        self._state = step.state
+        self.records += batch.num_rows
+        self._logs["normalized"].register("trainer", passed, self._kept_rows)
+        self._logs["normalized"].trim(Policy(rows=self._kept_rows), time.time())
+        return True
+
+
+class _Told(Events):
+    """Keeps events and prints none: the result has them all."""
+
+    def announce(self, event: Event) -> None:
+        """Count it. See `Events.announce`."""
+        self.counts[event.kind] += 1
+
+
+def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """The batches in pieces of at most `rows` rows; empty ones are left out."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
+
+
+def _all(log: OwnedLog) -> pa.Table:
+    """All rows of a log, without their offsets."""
+    parts = []
+    part = log.read(None, READ_ROWS)
+    while part.batch.num_rows:
+        parts.append(part.batch.select(log.schema.names))
+        part = log.read(part.next, READ_ROWS)
+    return pa.Table.from_batches(parts, schema=log.schema)
+
+
+def _peak_memory_bytes() -> int:
+    """Of this process, and of the largest child that has ended."""
+    try:
+        import resource
+    except ImportError:  # Windows, which tells of this process alone
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -1,0 +1,275 @@
+"""The adaptive forest: builds what a recipe names from the rows that it names.
+
+    prediction = sum over experts of weight * (linear part + mean of the trees)
+
+Invariants:
+- `build` is a function of its arguments; what was built before is remembered only to save time.
+- Each part is fitted on the rows that the recipe names, with targets clipped to `bounds` of these rows,
+  so that a few absurd targets cannot bend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from correnteza.errors import TrainingFailedError
+from correnteza.features import Floats, Ints
+from correnteza.trainer import estimators, linear
+from correnteza.trainer.linear import Linear
+from correnteza.trainer.recipe import Base, Cohort, Expert, Recipe
+
+FORESTS = ("RandomForestRegressor", "ExtraTreesRegressor")
+"""Estimators of scikit-learn's `ensemble` that can grow a few trees at a time."""
+TRIAL_ROWS = 2000
+"""Rows on which it is tried whether a linear part helps."""
+TRIAL_TREES = 10
+LEAST_PER_LEAF = 20
+"""A window of fewer than this many rows per row of a leaf gets smaller leaves."""
+TAIL = 0.02
+"""Share of the targets at either end that may be absurd."""
+REACH = 10.0
+"""How far a target may be beyond the others, in units of the range of all but the tails."""
+MANY = 20_000
+"""Trees times rows from which several threads are worth their start."""
+SPREAD_TREES = 10
+SPREAD_FLOOR = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Labelled rows at hand, in one scaler version.
+
+    Args:
+        numbers: which labelled row of the stream each is, ascending, shape [rows].
+        features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
+        targets: in the target's unit, shape [rows].
+        n_numeric: how many of the features are numbers.
+    """
+
+    numbers: Ints
+    features: Floats
+    targets: Floats
+    n_numeric: int
+
+    def between(self, first: int, last: int) -> tuple[Floats, Floats]:
+        """Features and clipped targets of the rows `first` to `last`.
+
+        Raises:
+            TrainingFailedError: not all of them are at hand.
+        """
+        start, stop = np.searchsorted(self.numbers, [first, last + 1])
+        if stop - start != last - first + 1:
+            raise TrainingFailedError(f"labelled rows {first} to {last} are needed, and {stop - start} of them are at hand")
+        targets = self.targets[start:stop]
+        return self.features[start:stop], np.clip(targets, *bounds(targets))
+
+
+def bounds(targets: Floats) -> tuple[float, float]:
+    """Between what targets are taken as they are; others are clipped to it, in learning alone.
+
+    The middle 96 % of the targets span a range; what is more than ten such ranges beyond it is clipped. One
+    record in a hundred with a target a million times too large is clipped so; a lognormal tail is not.
+
+    >>> bounds(np.array([1.0, 2.0, 3.0] * 30 + [1e9]))
+    (-19.0, 23.0)
+    """
+    low, high = float(np.quantile(targets, TAIL, method="higher")), float(np.quantile(targets, 1 - TAIL, method="lower"))
+    reach = REACH * (high - low)
+    if not reach > 0.0 or not np.isfinite(reach):  # one value nearly everywhere says nothing of the others
+        return float(targets.min()), float(targets.max())
+    return low - reach, high + reach
+
+
+@dataclass(slots=True)
+class Memo:
+    """Parts that were built before, by what they were built from."""
+
+    parts: dict[Any, Any] = field(default_factory=dict)
+    _used: set[Any] = field(default_factory=set)
+
+    def get(self, key: Any, make: Any) -> Any:
+        """The part, made if it is not there."""
+        self._used.add(key)
+        if key not in self.parts:
+            self.parts[key] = make()
+        return self.parts[key]
+
+    def remember(self, mixture: Mixture) -> None:
+        """Take the parts of a version that was built by another process."""
+        recipe = mixture.recipe
+        for expert, member in zip(recipe.experts, mixture.members, strict=True):
+            self.parts[base_key(recipe, expert)] = member.linear
+            place = 0
+            for cohort in expert.cohorts:
+                self.parts[cohort_key(recipe, expert, cohort)] = list(member.trees[place : place + cohort.kept])
+                place += cohort.kept
+
+    def forget_unused(self) -> None:
+        """Drop what was not asked for since the last call."""
+        self.parts = {key: part for key, part in self.parts.items() if key in self._used}
+        self._used = set()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """An expert, built.
+
+    Args:
+        linear: its linear part.
+        trees: the fitted trees, oldest first.
+    """
+
+    linear: Linear
+    trees: tuple[Any, ...]
+
+    def predict(self, prepared: Floats) -> Floats:
+        """In the target's unit, shape [rows]."""
+        rounded = prepared.astype(np.float32)
+        leaves = sum(tree.tree_.predict(rounded)[:, 0] for tree in self.trees)
+        answer: Floats = self.linear.predict(prepared)[:, 0] + leaves / len(self.trees)
+        return answer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """A model version, built; `predict` is what its graph must answer.
+
+    Args:
+        recipe: what it is made of.
+        members: its experts, in the order of the recipe.
+        n_numeric: how many of the features are numbers.
+    """
+
+    recipe: Recipe
+    members: tuple[Member, ...]
+    n_numeric: int
+
+    def linear(self) -> Linear:
+        """The linear parts of all predictions in `recipe.numbers`, each a column."""
+        parts = [member.linear for member in self.members]
+        if self.recipe.local is not None:
+            parts.append(self._local(self.recipe.local.intercept, np.array(self.recipe.local.slopes)))
+        return linear.joined(parts)
+
+    def answers(self, prepared: Floats) -> Floats:
+        """The predictions of `recipe.numbers`, in the target's unit, shape [rows, predictions]."""
+        rounded = prepared.astype(np.float32)
+        leaves = [sum(t.tree_.predict(rounded)[:, 0] for t in m.trees) / len(m.trees) for m in self.members]
+        if self.recipe.local is not None:
+            leaves.append(leaves[0])
+        answer: Floats = np.stack(leaves, axis=1) + self.linear().predict(prepared)
+        return answer
+
+    def predict(self, prepared: Floats) -> Floats:
+        """The mixture, in the target's unit, shape [rows].
+
+        Args:
+            prepared: what `estimators.prepared` returned, shape [rows, features].
+        """
+        mixed: Floats = self.answers(prepared) @ np.array(self.recipe.weights)
+        return mixed
+
+    def _local(self, intercept: float, slopes: Floats) -> Linear:
+        """The local correction on top of the first expert's linear part."""
+        first, count = self.members[0].linear, self.n_numeric
+        return Linear(first.low, first.high, first.intercepts + intercept, first.slopes + slopes[:count, None], first.effects)
+
+
+def build(recipe: Recipe, rows: Rows, estimator: str, params: Mapping[str, Any], memo: Memo, threads: int = 1) -> Mixture:
+    """Fit what is not remembered.
+
+    Args:
+        recipe: what to build.
+        rows: those that the recipe names, as far as `memo` lacks the parts.
+        estimator: import path of one of `FORESTS`.
+        params: its parameters.
+        memo: parts that were built before; is filled, and forgets what this recipe does not use.
+        threads: that grow trees where there is much to grow; the trees are the same.
+
+    Raises:
+        ConfigError: the estimator or its parameters are wrong.
+        TrainingFailedError: rows are missing.
+    """
+    builder = _Builder(recipe, rows, estimator, params, memo, threads)
+    members = tuple(builder.member(expert) for expert in recipe.experts)
+    memo.forget_unused()
+    return Mixture(recipe, members, rows.n_numeric)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Builder:
+    recipe: Recipe
+    rows: Rows
+    estimator: str
+    params: Mapping[str, Any]
+    memo: Memo
+    threads: int
+
+    def member(self, expert: Expert) -> Member:
+        part = self.memo.get(base_key(self.recipe, expert), lambda: self._linear(expert.base))
+        trees: list[Any] = []
+        for cohort in expert.cohorts:
+            key = cohort_key(self.recipe, expert, cohort)
+            grown = self.memo.get(key, lambda: self._grown(part, cohort))  # noqa: B023 - called at once
+            trees += grown[len(grown) - cohort.kept :]
+        return Member(part, tuple(trees))
+
+    def _linear(self, base: Base) -> Linear:
+        features, targets = self.rows.between(base.first, base.last)
+        if self._helps(features, targets, base.seed):
+            return linear.fit(features, targets, self.rows.n_numeric)
+        return linear.none(features, self.rows.n_numeric)
+
+    def _helps(self, features: Floats, targets: Floats, seed: int) -> bool:
+        """Whether trees behind a linear part are nearer to rows that neither has seen than trees alone."""
+        rows = min(len(targets), TRIAL_ROWS)
+        if rows < 6:
+            return False
+        places = np.random.default_rng(seed).permutation(len(targets))[:rows]
+        seen, unseen = np.split(places, [2 * rows // 3])
+        part = linear.fit(features[seen], targets[seen], self.rows.n_numeric)
+        said = part.predict(features)[:, 0]
+        errors = []
+        for base in (said, np.zeros(len(targets))):
+            trees = self._fitted(TRIAL_TREES, features[seen], targets[seen] - base[seen], seed)
+            guess = base[unseen] + trees.predict(self._prepared(features[unseen]))
+            errors.append(float(np.abs(targets[unseen] - guess).mean()))
+        return errors[0] < errors[1]
+
+    def _grown(self, part: Linear, cohort: Cohort) -> list[Any]:
+        features, targets = self.rows.between(cohort.first, cohort.last)
+        rest = targets - part.predict(self._prepared(features))[:, 0]
+        return list(self._fitted(cohort.trees, features, rest, cohort.seed).estimators_)
+
+    def _fitted(self, trees: int, features: Floats, targets: Floats, seed: int) -> Any:
+        leaf = self.params.get("min_samples_leaf", 1)
+        if isinstance(leaf, int):
+            leaf = min(leaf, max(1, len(targets) // LEAST_PER_LEAF))
+        params = {**self.params, "n_estimators": trees, "min_samples_leaf": leaf}
+        estimator = estimators.build(self.estimator, params, seed)
+        if self.threads > 1 and trees * len(targets) >= MANY:
+            estimator.set_params(n_jobs=self.threads)
+        return estimator.fit(self._prepared(features), targets)
+
+    @staticmethod
+    def _prepared(features: Floats) -> Floats:
+        return estimators.limited(features)
+
+
+def base_key(recipe: Recipe, expert: Expert) -> tuple[int, Base]:
+    """What a linear part is remembered under."""
+    return recipe.scaler_version, expert.base
+
+
+def cohort_key(recipe: Recipe, expert: Expert, cohort: Cohort) -> tuple[int, Base, Cohort]:
+    """What the trees of a cohort are remembered under, however many of them are left."""
+    return recipe.scaler_version, expert.base, replace(cohort, kept=cohort.trees)
+
+
+def is_forest(path: str) -> bool:
+    """Whether the estimator at an import path can grow a few trees at a time."""
+    return path.startswith("sklearn.ensemble.") and path.rpartition(".")[2] in FORESTS

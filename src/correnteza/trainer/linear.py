@@ -1,0 +1,171 @@
+"""The linear part of an expert: ridge regression on numbers and categories.
+
+A forest is a step function: it spends most of its leaves on what a line says in one number, and says
+nothing beyond the rows that it has seen. So a line goes first, and the trees learn what it leaves.
+
+Invariants:
+- Its answer is bounded: each number counts as far as the range of the rows that it was fitted on, and
+  a tenth of that range beyond. Missing values count as 0, which is the mean; unknown categories as none.
+- The answer is `intercept + clipped(features) @ slopes + effect of each category`, so a few of them are
+  computed at once (`joined`), in NumPy and in ONNX alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from correnteza.features import Floats
+from correnteza.trainer.estimators import FEATURE_LIMIT
+
+PENALTY = 1.0
+"""Of squared coefficients; the numbers are standardised, so it is worth one row."""
+BEYOND = 0.1
+MOST_CODES = 200
+"""Categories with an effect of their own; rarer ones come later and count as none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """Linear parts, one or several.
+
+    Args:
+        low: smallest value of each number that counts, shape [numbers].
+        high: largest, shape [numbers].
+        intercepts: shape [parts].
+        slopes: shape [numbers, parts].
+        effects: per category field the effect of each code, shape [codes, parts].
+    """
+
+    low: Floats
+    high: Floats
+    intercepts: Floats
+    slopes: Floats
+    effects: tuple[Floats, ...]
+
+    def predict(self, features: Floats) -> Floats:
+        """What the parts say, in the target's unit, shape [rows, parts].
+
+        Args:
+            features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
+        """
+        count = len(self.low)
+        numbers = np.clip(np.nan_to_num(features[:, :count], nan=0.0), self.low, self.high)
+        answer: Floats = numbers @ self.slopes + self.intercepts
+        for place, effects in enumerate(self.effects):
+            answer += effects[indices(features[:, count + place], len(effects))]
+        return answer
+
+
+def indices(codes: Floats, size: int) -> np.ndarray:
+    """The row of an effect table for each code: itself, or the last one, which is all zeros, for missing and unknown codes."""
+    known = (codes >= 0) & (codes < size - 1)  # False for NaN
+    return np.where(known, codes, size - 1).astype(np.int64)
+
+
+def none(features: Floats, numbers: int) -> Linear:
+    """A linear part that says 0.
+
+    Args:
+        features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
+        numbers: how many of the leading columns are numbers.
+    """
+    low, high = _range(_numbers(features, numbers, FEATURE_LIMIT))
+    return Linear(low, high, np.zeros(1), np.zeros((numbers, 1)), (np.zeros((1, 1)),) * (features.shape[1] - numbers))
+
+
+def fit(features: Floats, targets: Floats, numbers: int) -> Linear:
+    """A linear part by ridge regression (Hoerl and Kennard, Technometrics 12, 1970).
+
+    Args:
+        features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
+        targets: in the target's unit, finite, shape [rows].
+        numbers: how many of the leading columns are numbers.
+    """
+    values = _numbers(features, numbers, FEATURE_LIMIT)
+    centre, scale = values.mean(axis=0), values.std(axis=0)
+    steady = np.where(scale > 1e-9 * np.maximum(np.abs(centre), 1.0), scale, np.inf)  # a constant column has no slope
+    tables = [_table(features[:, place]) for place in range(numbers, features.shape[1])]
+    design = np.hstack([(values - centre) / steady, *(rows for rows, _ in tables)])
+    mean = float(targets.mean())
+    size = float(np.abs(targets - mean).max()) or 1.0  # keeps the sums finite whatever the unit
+    weights = np.linalg.solve(design.T @ design + PENALTY * np.eye(design.shape[1]), design.T @ ((targets - mean) / size))
+    slopes = weights[:numbers] / steady * size
+    effects, place = [], numbers
+    for _, codes in tables:
+        effects.append(np.append(weights[place : place + codes] * size, 0.0)[:, None])
+        place += codes
+    return Linear(*_range(values), np.array([mean - centre @ slopes]), slopes[:, None], tuple(effects))
+
+
+LOCAL_ROWS = 20
+"""Errors that a local correction is fitted on."""
+LOCAL_LEAST = 5
+LOCAL_CLIP = 10.0
+LOCAL_FAR = 1e4
+"""Deviations beyond which a number counts no further: squares of larger ones would drown the penalty."""
+
+
+def local(features: Floats, errors: Floats, numbers: int) -> tuple[float, Floats] | None:
+    """A correction for the next rows, from the last errors: intercept, and a slope per number.
+
+    Args:
+        features: of the last rows, shape [rows, features].
+        errors: target minus prediction, made before the row was learned from, in the target's unit, shape [rows].
+        numbers: how many of the leading columns are numbers.
+
+    Returns:
+        None when there are too few errors.
+    """
+    if len(errors) < LOCAL_LEAST:
+        return None
+    usual = np.median(np.abs(errors)) * LOCAL_CLIP  # a single absurd target is no trend
+    bounded = np.clip(errors, -usual, usual)
+    values = _numbers(features, numbers, LOCAL_FAR)
+    centre, mean = values.mean(axis=0), float(bounded.mean())
+    # Not standardised again: what hardly moved among so few rows must not be given a steep slope.
+    design = values - centre
+    slopes = np.linalg.solve(design.T @ design + PENALTY * np.eye(numbers), design.T @ (bounded - mean))
+    return mean - float(centre @ slopes), slopes
+
+
+def joined(parts: Sequence[Linear]) -> Linear:
+    """Several linear parts as one, each a column; numbers count as far as any of them has seen.
+
+    Args:
+        parts: of the same features.
+    """
+    sizes = [max(len(part.effects[i]) for part in parts) for i in range(len(parts[0].effects))]
+    return Linear(
+        np.min([part.low for part in parts], axis=0),
+        np.max([part.high for part in parts], axis=0),
+        np.concatenate([part.intercepts for part in parts]),
+        np.hstack([part.slopes for part in parts]),
+        tuple(np.hstack([_padded(part.effects[i], size) for part in parts]) for i, size in enumerate(sizes)),
+    )
+
+
+def _padded(effects: Floats, size: int) -> Floats:
+    """The table with further rows of zeros, so that the last row stays that of the unknown."""
+    return np.vstack([effects, np.zeros((size - len(effects), effects.shape[1]))])
+
+
+def _numbers(features: Floats, count: int, limit: float) -> Floats:
+    numbers: Floats = np.clip(np.nan_to_num(features[:, :count], nan=0.0), -limit, limit)
+    return numbers
+
+
+def _range(values: Floats) -> tuple[Floats, Floats]:
+    low, high = values.min(axis=0), values.max(axis=0)
+    reach = BEYOND * (high - low)
+    return low - reach, high + reach
+
+
+def _table(codes: Floats) -> tuple[Floats, int]:
+    """A category column as indicators, shape [rows, codes], and how many codes there are."""
+    highest = int(np.nan_to_num(codes, nan=-1.0).max())
+    size = min(highest, MOST_CODES) + 1
+    rows: Floats = (codes[:, None] == np.arange(size)[None, :]).astype(np.float64)
+    return rows, size

@@ -1,0 +1,167 @@
+"""What was answered, as the evaluation counts it: at once where the target is there, later where it comes late.
+
+Invariants:
+- The error that counts is that of the answer really given: for a record that came without a target the one made when
+  it arrived, for a prediction the one that the server gave.
+- Memory is bounded by the horizon; it can be read back from the log `evaluations`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from correnteza.features import Floats, Ints
+from correnteza.records import ID, OFFSET
+from correnteza.trainer.evaluation import EVALUATIONS
+from correnteza.trainer.predictor import Answers
+
+Column: TypeAlias = Floats | Ints | pa.Array | None
+_OF_ROW = ("raw_offset", ID)
+_OF_LABEL = ("label_offset", "replaces", "delay_s")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """Answers to some rows, NaN where unknown, each of shape [rows].
+
+    Args:
+        version: that gave them.
+        prediction: in the target's unit.
+        spread: how far targets of such rows lie apart, in the target's unit.
+        multiplier: spreads that the intervals reach to either side.
+        lower: end of the interval, in the target's unit.
+        upper: its other end.
+    """
+
+    version: Ints
+    prediction: Floats
+    spread: Floats
+    multiplier: Floats
+    lower: Floats
+    upper: Floats
+
+    @classmethod
+    def now(cls, version: int, said: Answers) -> Given:
+        """What a version says; without intervals."""
+        unknown = np.full(len(said.prediction), np.nan)
+        return cls(np.full(len(unknown), version), said.prediction, said.spread, unknown, unknown, unknown)
+
+    def within(self, multipliers: Floats) -> Given:
+        """The answers with intervals, where there are none yet.
+
+        Args:
+            multipliers: in force at each row, NaN where unknown, shape [rows].
+        """
+        multiplier = np.where(np.isnan(self.multiplier), multipliers, self.multiplier)
+        with np.errstate(over="ignore", invalid="ignore"):
+            low, high = self.prediction - multiplier * self.spread, self.prediction + multiplier * self.spread
+        lower = np.where(np.isnan(self.lower), low, self.lower)
+        upper = np.where(np.isnan(self.upper), high, self.upper)
+        return replace(self, multiplier=multiplier, lower=lower, upper=upper)
+
+    def columns(self) -> dict[str, Column]:
+        """As columns of `EVALUATIONS`."""
+        return {
+            "model_version": self.version,
+            "prediction": self.prediction,
+            "lower": self.lower,
+            "upper": self.upper,
+            "spread": self.spread,
+            "multiplier": self.multiplier,
+        }
+
+
+class Opened:
+    """Answers to records that came without a target, until their outcome comes.
+
+    Args:
+        horizon_rows: answers that are remembered, at most.
+    """
+
+    def __init__(self, horizon_rows: int) -> None:
+        self._horizon = horizon_rows
+        self._answers: OrderedDict[int, tuple[float, ...]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def add(self, offsets: Ints, given: Given) -> None:
+        """Remember answers to records; the same ones again change nothing.
+
+        Args:
+            offsets: of the records in `normalized`, shape [rows].
+            given: what was answered.
+        """
+        values = zip(
+            given.version.tolist(), given.prediction.tolist(), given.spread.tolist(), given.multiplier.tolist(), strict=True
+        )
+        self._answers.update(zip(offsets.tolist(), values, strict=True))
+        while len(self._answers) > self._horizon:
+            self._answers.popitem(last=False)
+
+    def restore(self, rows: pa.RecordBatch) -> None:
+        """Take up what was remembered, from the last rows of `EVALUATIONS`."""
+        rows = rows.filter(pc.is_null(rows["target"]))
+        names = ("model_version", "prediction", "spread", "multiplier")
+        version, prediction, spread, multiplier = (rows[name].to_numpy(zero_copy_only=False) for name in names)
+        unknown = np.full(rows.num_rows, np.nan)
+        given = Given(version, prediction, spread, multiplier, unknown, unknown)
+        self.add(rows["normalized_offset"].to_numpy(), given)
+
+    def given(self, rows: pa.RecordBatch, now: Given) -> Given:
+        """The answers that count for some labelled rows: those given before, where the label came later.
+
+        Args:
+            rows: perhaps with the ledger's columns.
+            now: what the version in service says to them.
+        """
+        if "effect" not in rows.schema.names or rows["effect"].null_count == rows.num_rows:
+            return now
+        columns = [np.array(getattr(now, name), dtype=np.float64) for name in Given.__slots__]
+        places = ("of_offset", "answer_version", "answer_prediction", "answer_lower", "answer_upper")
+        told = zip(*(rows[name].to_pylist() for name in places), strict=True)
+        for row, (offset, version, *answer) in enumerate(told):
+            before = self._answers.get(offset) if offset is not None else None
+            if before is not None:
+                values = (*before, np.nan, np.nan)
+            elif version is not None:
+                prediction, lower, upper = (np.nan if v is None else v for v in answer)
+                values = (version, prediction, np.nan, np.nan, lower, upper)
+            else:
+                continue
+            for column, value in zip(columns, values, strict=True):
+                column[row] = value
+        versions, prediction, spread, multiplier, low, high = columns
+        return Given(versions.astype(np.int64), prediction, spread, multiplier, low, high)
+
+
+def evaluation_rows(rows: pa.RecordBatch, columns: Mapping[str, Column]) -> pa.RecordBatch:
+    """Rows of `EVALUATIONS`.
+
+    Args:
+        rows: of `normalized`, perhaps with the ledger's columns.
+        columns: of `EVALUATIONS`, by name; NaN and what is left out is null.
+    """
+    made: dict[str, Any] = {"normalized_offset": _offsets(rows), **{name: rows[name] for name in _OF_ROW}}
+    if "effect" in rows.schema.names:
+        made |= {name: rows[name] for name in _OF_LABEL}
+    made |= {name: pa.array(values, from_pandas=True) for name, values in columns.items() if values is not None}
+    arrays = [
+        made[field.name].cast(field.type) if field.name in made else pa.nulls(rows.num_rows, field.type)
+        for field in EVALUATIONS
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=EVALUATIONS)
+
+
+def _offsets(rows: pa.RecordBatch) -> pa.Array:
+    """Of the records in `normalized`; null for a prediction, which is no record."""
+    if "effect" not in rows.schema.names:
+        return rows[OFFSET]
+    return pc.if_else(pc.is_null(rows["effect"]), rows[OFFSET], rows["of_offset"])

@@ -1,0 +1,199 @@
+"""What the next version is made of: the policy of the adaptive forest.
+
+There is a *first* expert, whose window grows from the last change of the world to `window_rows`. When the
+error rises, a *rival* is begun on the rows since then; it takes the first one's place when it has proved
+better on the same records, and is dropped when it has not, so a false alarm costs time and no error. An
+expert that lost its place is retired: kept as it is for a while, in case its world comes back.
+
+Each training grows a few trees on the newest rows, in proportion to what is new, and lets the oldest trees
+go; when a window has doubled, the expert is built anew with its linear part.
+
+Invariants:
+- `plan` is pure: the same arguments give the same recipe.
+- The weight of each expert is its recent error's doing alone (`weights`); no expert is trusted before it has
+  been tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from correnteza.trainer.recipe import LOCAL, Base, Cohort, Expert, Local, Recipe
+from correnteza.trainer.scores import Score
+
+TURNOVER = 1.0
+"""Share of a window that must be new until all trees have been replaced."""
+LEAST = 0.1
+"""Share of the trees that a training replaces at least."""
+DOUBLED = 2.0
+PACE = 200.0
+CARRIES = 0.5
+LOCAL_PACE = 250
+RIVAL_ROWS = 20
+"""Fewest rows that an expert is built on."""
+PROOF_ROWS = 100
+"""Tested rows before a rival may take over."""
+PROOF = 0.97
+"""Share of the first expert's error that a rival must stay below to take over."""
+TRIAL_ROWS = 2000
+"""Tested rows after which a rival that has not taken over is dropped."""
+RETIRED = 2
+"""Retired experts that are kept."""
+TESTED_ROWS = 20
+"""Tested rows before an expert has any weight."""
+POWER = 8.0
+"""An expert whose error is twice another's has 1/2**POWER of its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a plan has to keep to.
+
+    Args:
+        trees: of each expert.
+        window_rows: most rows of a window.
+        seed: of the pipeline.
+        grow_rows: fewest new rows for which trees are grown.
+    """
+
+    trees: int
+    window_rows: int
+    seed: int
+    grow_rows: int = 1
+
+
+def plan(
+    parent: Recipe | None,
+    at: int,
+    scaler_version: int,
+    scores: Mapping[int, Score],
+    bounds: Bounds,
+    changed: int | None = None,
+    local: Local | None = None,
+) -> Recipe:
+    """The recipe of the next version.
+
+    Args:
+        parent: recipe of the newest version; None before the first, or to begin anew.
+        at: number of the last labelled row.
+        scaler_version: in which the rows of a new beginning are expressed; the parent's stays.
+        scores: recent errors by expert.
+        bounds: what to keep to.
+        changed: number of the first row of a new world, where a rise of the error was found; else None.
+        local: the correction of the first expert, its weight not yet set.
+    """
+    if parent is None:
+        fresh = _built(Expert(1, max(1, at - bounds.window_rows + 1), at, 1.0, Base(1, 1, 0), ()), at, bounds)
+        return Recipe(at, scaler_version, (fresh,))
+    experts = _succession(parent.experts, scores)
+    number = parent.next_number
+    if changed is not None and not _rival(experts):
+        start = max(experts[0].start, min(changed, at - RIVAL_ROWS + 1))
+        experts, number = (*experts, Expert(number, start, at, 0.0, Base(1, 1, 0), ())), number + 1
+    experts = tuple(expert if expert.retired else _renewed(expert, at, bounds) for expert in experts)
+    return _weighted(replace(parent, at=at, experts=experts, local=local, next_number=number), scores)
+
+
+def grow_rows(recipe: Recipe) -> int:
+    """New labelled rows for which it is worth to grow trees.
+
+    That takes time in proportion to the windows; where they are small it comes after every few rows. The
+    exponent keeps the time per record from growing with the window.
+    """
+    windows = [_length(expert, recipe.at) for expert in recipe.experts if not expert.retired]
+    return max(1, int(min(windows) ** 1.5 / PACE), max(windows) // 100)
+
+
+def due_rows(recipe: Recipe) -> int:
+    """New labelled rows for which the next version is worth its time.
+
+    Where the local correction carries the prediction, it is renewed more often than trees are grown.
+    """
+    local = recipe.local is not None and recipe.local.weight >= CARRIES
+    windows = [_length(expert, recipe.at) for expert in recipe.experts if not expert.retired]
+    return min(grow_rows(recipe), max(1, max(windows) // LOCAL_PACE)) if local else grow_rows(recipe)
+
+
+def weights(experts: tuple[int, ...], scores: Mapping[int, Score]) -> tuple[float, ...]:
+    """Shares that fall off with the power of the recent mean error, and sum to 1.
+
+    Args:
+        experts: ids; the first one has all the weight as long as none was tested.
+        scores: by id.
+
+    >>> weights((1, 2), {1: Score(30, 60.0, 30.0), 2: Score(30, 30.0, 30.0)})
+    (0.0038910505836575876, 0.9961089494163424)
+    """
+    means = [scores[e].mean if e in scores and scores[e].rows >= TESTED_ROWS else np.inf for e in experts]
+    best = min(means)
+    if not np.isfinite(best):
+        return (1.0, *(0.0 for _ in experts[1:]))
+    powers = [1.0 if mean == best else (best / mean) ** POWER for mean in means]
+    return tuple(power / sum(powers) for power in powers)
+
+
+def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score]) -> tuple[Expert, ...]:
+    """Let a rival that has proved itself take over, and drop one that has not."""
+    first, rival = experts[0], _rival(experts)
+    if rival is None or rival.number not in scores or first.number not in scores:
+        return experts
+    tested = scores[rival.number]
+    others = tuple(expert for expert in experts if expert not in (first, rival))
+    if tested.rows >= PROOF_ROWS and tested.mean < PROOF * scores[first.number].mean:
+        return (rival, *(*others, replace(first, retired=True))[-RETIRED:])
+    if tested.rows >= TRIAL_ROWS:
+        return (first, *others)
+    return experts
+
+
+def _rival(experts: tuple[Expert, ...]) -> Expert | None:
+    return next((expert for expert in experts[1:] if not expert.retired), None)
+
+
+def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
+    """The expert with new trees, or built anew when its window has doubled."""
+    first = max(expert.start, at - bounds.window_rows + 1)
+    rows, new = at - first + 1, at - (expert.last if expert.cohorts else 0)
+    if not expert.cohorts or rows >= DOUBLED * expert.base.rows:
+        return _built(expert, at, bounds)
+    if new < bounds.grow_rows:
+        return expert
+    share = max(LEAST, new / (TURNOVER * rows))
+    trees = min(bounds.trees, max(1, round(bounds.trees * share)))
+    grown = Cohort(first, at, trees, trees, _seed(bounds.seed, expert.number, at))
+    return replace(expert, cohorts=_kept((*expert.cohorts, grown), bounds.trees))
+
+
+def _built(expert: Expert, at: int, bounds: Bounds) -> Expert:
+    first = max(expert.start, at - bounds.window_rows + 1)
+    seed = _seed(bounds.seed, expert.number, at)
+    return replace(expert, base=Base(first, at, seed), cohorts=(Cohort(first, at, bounds.trees, bounds.trees, seed),))
+
+
+def _kept(cohorts: tuple[Cohort, ...], trees: int) -> tuple[Cohort, ...]:
+    """As many of the newest trees as there is room for."""
+    kept: list[Cohort] = []
+    for cohort in reversed(cohorts):
+        room = trees - sum(other.kept for other in kept)
+        if room > 0:
+            kept.insert(0, replace(cohort, kept=min(cohort.kept, room)))
+    return tuple(kept)
+
+
+def _weighted(recipe: Recipe, scores: Mapping[int, Score]) -> Recipe:
+    shares = dict(zip(recipe.numbers, weights(recipe.numbers, scores), strict=True))
+    experts = tuple(replace(expert, weight=shares[expert.number]) for expert in recipe.experts)
+    local = recipe.local and replace(recipe.local, weight=shares[LOCAL])
+    return replace(recipe, experts=experts, local=local)
+
+
+def _length(expert: Expert, at: int) -> int:
+    return at - expert.cohorts[-1].first + 1
+
+
+def _seed(seed: int, number: int, at: int) -> int:
+    """Another one for every cohort, the same in every run."""
+    return int(np.random.SeedSequence([seed, number, at]).generate_state(1)[0])

@@ -1,0 +1,111 @@
+"""Laws of the loop without services: it gives what the running system gives, and the same each time."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from correnteza import offline
+from correnteza.config import Normalizer, SchemaTable, Settings, Trainer
+
+from .trainer.worlds import BY_ROWS, SCHEMA, World, normalized, raw
+
+ROWS = 400
+TABLE = SchemaTable.model_validate({"target": SCHEMA.target, "fields": {field.name: field.kind for field in SCHEMA.fields}})
+SETTINGS = Settings().model_copy(
+    update={"schema_table": TABLE, "normalizer": Normalizer(block_rows=32, max_categories=5), "trainer": BY_ROWS}
+)
+
+
+def pieces(records: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, records.num_rows, rows):
+        yield records.slice(start, rows)
+
+
+def versions(result: offline.Result) -> list[Mapping[str, Any]]:
+    """The versions without what a clock says."""
+    return [
+        {k: v for k, v in row.items() if k not in ("created_at", "train_s", "size_bytes")}
+        for row in result.versions.to_pylist()
+    ]
+
+
+def test_the_same_records_and_settings_give_the_same_evaluations_and_models_however_they_are_cut() -> None:
+    first = offline.run([raw(ROWS)], SETTINGS)
+    again = offline.run(pieces(raw(ROWS), 37), SETTINGS)
+    assert first.versions.num_rows > 2
+    assert first.evaluations.equals(again.evaluations)
+    assert first.versions["sha256"].to_pylist() == again.versions["sha256"].to_pylist()
+    assert versions(first) == versions(again)
+
+
+def test_it_gives_what_the_parts_of_the_running_system_give(tmp_path: Path) -> None:
+    world = World(tmp_path, normalized(raw(ROWS)))
+    world.run()
+    result = offline.run([raw(ROWS)], SETTINGS)
+    assert result.evaluations.to_pylist() == [{k: v for k, v in row.items() if k != "offset"} for row in world.evaluations()]
+    assert result.versions["sha256"].to_pylist() == [row["sha256"] for row in world.models()]
+    assert result.promotions["version"].to_pylist() == world.promoted()
+
+
+def test_every_record_is_counted_and_every_evaluation_is_told_once() -> None:
+    done: list[int] = []
+    told: list[pa.RecordBatch] = []
+    result = offline.run(pieces(raw(ROWS), 64), SETTINGS, done.append, told.append)
+    assert result.records == ROWS == done[-1]
+    assert done == sorted(done)
+    scored = pa.Table.from_batches([batch.drop_columns(["offset"]) for batch in told])
+    assert scored.equals(result.evaluations)
+    assert result.report.overall is not None
+    assert result.report.overall.rows == result.evaluations.num_rows
+    assert result.records_per_s == pytest.approx(ROWS / result.seconds)
+    assert result.peak_memory_bytes > 10 * 2**20
+
+
+def test_no_record_is_predicted_by_a_version_that_has_learned_from_it() -> None:
+    result = offline.run([raw(ROWS)], SETTINGS)
+    last = {row["version"]: row["last_offset"] for row in result.versions.to_pylist()}
+    rows = result.evaluations.to_pylist()
+    assert rows
+    assert all(last[row["model_version"]] < row["normalized_offset"] for row in rows)
+
+
+def test_what_is_refused_is_counted_and_told() -> None:
+    fields = {field.name: field.kind for field in SCHEMA.fields} | {"size": {"kind": "float", "required": True}}
+    table = SchemaTable.model_validate({"target": SCHEMA.target, "fields": fields})
+    records = raw(ROWS)
+    missing = records["size"].null_count
+    result = offline.run([records], SETTINGS.model_copy(update={"schema_table": table}))
+    assert result.rejected == missing > 0
+    assert result.records == ROWS
+    assert "records_rejected" in result.events["kind"].to_pylist()
+
+
+def test_a_trigger_by_seconds_becomes_one_by_rows() -> None:
+    by_clock = Settings().model_copy(update={"trainer": Trainer(retrain_every_s=3.0)})
+    changed = offline.by_rows(by_clock).trainer
+    assert (changed.retrain_every_s, changed.retrain_every_rows) == (None, "auto")
+    assert offline.by_rows(SETTINGS) == SETTINGS
+
+
+def test_no_records_are_no_error() -> None:
+    result = offline.run([], SETTINGS)
+    assert (result.records, result.evaluations.num_rows, result.versions.num_rows) == (0, 0, 0)
+    assert result.report.overall is None
+
+
+def test_neither_process_nor_folder_is_left_when_the_records_break_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[pa.RecordBatch]:
+        yield raw(200)  # a version is made of these
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = {process.pid for process in psutil.Process().children()}
+    with pytest.raises(OSError, match="the disk is gone"):
+        offline.run(broken(), SETTINGS)
+    assert {process.pid for process in psutil.Process().children()} <= before
+    assert not list(tmp_path.iterdir())
