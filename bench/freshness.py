@@ -193,9 +193,9 @@ async def post(rate: int, seen: Seen, stop: asyncio.Event) -> None:
 
 
 async def ask(seen: Seen, stop: asyncio.Event) -> None:
-    """Ask for predictions of one record on one connection; another one looks up what each new version has learned from."""
+    """Ask for predictions of one record on one connection; others look up what each new version has learned from."""
     port = system.PORT_BASE + PORTS["trainer"]
-    asking, looking = await Client.connect(port), await Client.connect(port)
+    asking = await Client.connect(port)
     question = b'{"event_time":"2026-01-31T12:00:00Z",' + next(people(labelled=False))
     async for _ in ticks(ASK_EVERY_S, stop):
         try:
@@ -208,6 +208,7 @@ async def ask(seen: Seen, stop: asyncio.Event) -> None:
         seen.asked += 1
         if version not in seen.answers:
             seen.answers[version] = now
+            looking = await Client.connect(port)  # a server closes a connection that has been silent for some seconds
             seen.learned[version] = int((await get(looking, f"/models/{version}"))["last_offset"])
 
 

@@ -90,7 +90,11 @@ def _escaped(about: Mapping[str, Any]) -> str:
 
 def _kind(about: Mapping[str, Any]) -> str:
     """What a setting may be, in words."""
-    choice = next((one for one in about.get("anyOf", ()) if one.get("type") != "null"), about)
+    choices = [one for one in about.get("anyOf", ()) if one.get("type") != "null"] or [about]
+    return " or ".join(_kind_of(choice) for choice in choices)
+
+
+def _kind_of(choice: Mapping[str, Any]) -> str:
     if "enum" in choice or "const" in choice:
         return " or ".join(f'`"{value}"`' for value in choice.get("enum", [choice.get("const")]))
     names = {"string": "text", "object": "table", "array": "list", "boolean": "true or false"}

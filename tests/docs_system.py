@@ -191,7 +191,7 @@ def demo_is_ready(system: System) -> bool:
     """Two versions, intervals, answers."""
     return (
         len(system.get(3, "/models")) > 1
-        and system.get(3, "/status").get("half_width") is not None
+        and system.get(3, "/status").get("multiplier") is not None
         and bool(system.get(4, "/status").get("answers"))
     )
 
@@ -220,7 +220,9 @@ class World:
         return self._system
 
     def _demo(self) -> System:
-        return System(self._folder / "demo", [], {"CORRENTEZA_TRAINER__RETRAIN_EVERY_S": "2"}, demo_is_ready)
+        trainer = {"RETRAIN_EVERY_S": "2", "KEEP_VERSIONS": "1000"}  # the first versions are asked for to the end
+        environment = {f"CORRENTEZA_TRAINER__{key}": value for key, value in trainer.items()}
+        return System(self._folder / "demo", [], environment, demo_is_ready)
 
     def _bikes(self) -> System:
         folder = self._folder / "bikes"

@@ -99,7 +99,7 @@ def test_a_wrong_type_is_named_with_its_value_and_what_was_expected(settings: Lo
         ("[trainer]\nwindow_rows = 5", "trainer.window_rows = 5: expected to be greater than or equal to 10"),
         ("[trainer]\nlevel = 1", "trainer.level = 1: expected to be less than 1"),
         ("[trainer]\nretrain_every_s = nan", "trainer.retrain_every_s = nan: expected to be greater than or equal to 0"),
-        ("[trainer]\nmin_rows = 20000", "trainer: min_rows 20000 is above window_rows 10000; lower it"),
+        ("[trainer]\nmin_rows = 200\nwindow_rows = 100", "trainer: min_rows 200 is above window_rows 100; lower it"),
         (
             "[generator]\nrecords_per_second = -1",
             "generator.records_per_second = -1: expected to be greater than or equal to 0",

@@ -171,7 +171,7 @@ class Trainer(Section):
     window_rows: int = Field(20_000, ge=10, le=10_000_000, description="Labelled rows that the model is trained on.")
     min_rows: int = Field(20, ge=2, description="Labelled rows before the first training.")
     retrain_every_s: float | None = Field(
-        10.0, ge=0, description="Seconds from the start of one training to the next; 0: without pause; unset with rows."
+        1.0, ge=0, description="Seconds from the start of one training to the next; 0: without pause; unset with rows."
     )
     retrain_every_rows: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
@@ -185,7 +185,7 @@ class Trainer(Section):
     label_horizon_rows: int = Field(
         100_000, ge=100, description="Records for which a record waits for its outcome, and an outcome for its record."
     )
-    margin: float = Field(0.02, ge=0, le=1, description="By how much a new version's error may be larger, as a share.")
+    margin: float = Field(0.05, ge=0, le=1, description="By how much a new version's error may be larger, as a share.")
     alpha: float = Field(0.05, gt=0, lt=1, description="How often a test of versions may err.")
     threads: int = Field(1, ge=1, le=256, description="Threads of a large training; more are faster, and delay answers.")
     checkpoints: bool = Field(True, description="Whether a version keeps its trees for scikit-learn and for restarts.")

@@ -34,10 +34,11 @@ SCHEMA = Schema(
     timestamp="at",
 )
 JSON_TYPE = "application/json"
+SPREAD = 2.0
 
 
 class Echo:
-    """Stands for a model: the sum of the numbers that are there, plus the version."""
+    """Stands for a model: the sum of the numbers that are there, plus the version; the spread is `SPREAD`."""
 
     numbers = SCHEMA.numeric
     categories = SCHEMA.categories
@@ -46,9 +47,9 @@ class Echo:
         self.version = version
         self.asked: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def predict(self, numbers: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    def predict_with_spread(self, numbers: np.ndarray, categories: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.asked.append((numbers, categories))
-        return np.asarray(np.nansum(numbers, axis=1) + self.version)
+        return np.asarray(np.nansum(numbers, axis=1) + self.version), np.full(len(numbers), SPREAD)
 
 
 @dataclass
@@ -69,7 +70,8 @@ class Asking:
 
     def serve(self, version: int, half_width: float | None = None) -> Echo:
         echo = Echo(version)
-        self.serving = Serving(version, echo, half_width)  # type: ignore[arg-type]
+        multiplier = None if half_width is None else half_width / SPREAD
+        self.serving = Serving(version, echo, multiplier)  # type: ignore[arg-type]
         return echo
 
     async def call(

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
 from correnteza import config
+from correnteza.errors import TrainingFailedError
 from correnteza.features import Floats
-from correnteza.log.memory import MemoryStore
 from correnteza.records import Field, Schema
 from correnteza.testing import read_all
+from correnteza.trainer import prequential, training
 from correnteza.trainer.forest import Memo, Mixture
-from correnteza.trainer import training
 from correnteza.trainer.promotions import DECISIONS
+from correnteza.trainer.state import Change
 from correnteza.trainer.training import Job, Trained, fit
 
 from .worlds import Killed, Trainings, World, normalized, random_cuts
 
 SCHEMA = Schema((Field("u", "float"), Field("v", "float"), Field("kind", "category")), "y")
 SETTINGS = config.Trainer(
-    params={"n_estimators": 10, "min_samples_leaf": 5}, window_rows=1500, min_rows=20, retrain_every_rows="auto", batch_rows=500
+    params={"n_estimators": 10, "min_samples_leaf": 5}, window_rows=1500, min_rows=20, retrain_every_rows=75, batch_rows=500
 )
 
 
@@ -53,7 +55,7 @@ class Child(Trainings):
             return None
         self.busy, killed, self._killed = False, self._killed, ""
         if killed:
-            raise training.TrainingFailedError(killed)
+            raise TrainingFailedError(killed)
         self._memo = Memo() if self._memo is None else self._memo
         with pytest.MonkeyPatch.context() as patch:
             if self.spoiling is not None:
@@ -64,9 +66,6 @@ class Child(Trainings):
     def _spoilt(self, job: Job, mixture: Mixture) -> Mixture:
         assert self.spoiling is not None
         return self.spoiling(job, mixture)
-
-
-Target = Callable[[int, Floats, Floats, np.random.Generator], float]
 
 
 def steps(x: Floats) -> float:
@@ -114,7 +113,7 @@ def switching(*at: int) -> Callable[[int, Floats], float]:
 
 @pytest.fixture(scope="module")
 def abrupt(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return run(tmp_path_factory.mktemp("abrupt"), records(3000, switching(1500)))
+    return run(tmp_path_factory.mktemp("abrupt"), records(2500, switching(1500)))
 
 
 # Drift
@@ -126,37 +125,39 @@ def test_an_abrupt_drift_is_found_answered_and_forgotten(abrupt: World) -> None:
     assert [row["reason"] for row in abrupt.models()].count("the error had risen") >= 1
     before = errors(abrupt, 1000, 1500)
     assert errors(abrupt, 1500, 1550) > 3 * before
-    assert errors(abrupt, 1800, 2300) < 1.5 * before
-    assert errors(abrupt, 2500, 3000) < 1.2 * before
+    assert errors(abrupt, 1800, 2200) < 1.5 * before
+    assert errors(abrupt, 2200, 2500) < 1.2 * before
 
 
-def test_a_stream_without_drift_is_learned_ever_better(tmp_path: Path) -> None:
-    made = run(tmp_path, records(2000, lambda i, x: steps(x)))
-    assert errors(made, 1500, 2000) < errors(made, 20, 200)
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return run(tmp_path_factory.mktemp("calm"), records(1200, lambda i, x: steps(x)))
 
 
-@pytest.mark.parametrize("at", [600])
+def test_a_stream_without_drift_is_learned_ever_better(calm: World) -> None:
+    assert errors(calm, 800, 1200) < errors(calm, 20, 200)
+
+
+@pytest.mark.parametrize("at", [400, 1300])
 def test_a_false_alarm_costs_nearly_nothing(tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from correnteza.trainer import prequential
-
-    stream = records(1500, lambda i, x: steps(x))
+    stream = records(at + 400, lambda i, x: steps(x))
     calm = run(tmp_path / "calm", stream)
     step = prequential.LearnerStage.step
 
     def alarmed(self: Any, state: Any, batch: Any) -> Any:
         made = step(self, state, batch)
         past = state.rows < at <= made.state.rows
-        return replace(made, state=replace(made.state, change=prequential.Change(at, at - 30))) if past else made
+        return replace(made, state=replace(made.state, change=Change(at, at - 30))) if past else made
 
     monkeypatch.setattr(prequential.LearnerStage, "step", alarmed)
     nervous = run(tmp_path / "nervous", stream)
     assert [row["reason"] for row in nervous.models()].count("the error had risen") == 1
-    assert errors(nervous, at, 1500) < 1.05 * errors(calm, at, 1500)
+    assert errors(nervous, at, at + 400) < 1.05 * errors(calm, at, at + 400)
 
 
 def test_a_world_that_comes_back_is_learned_again_at_least_as_soon(tmp_path: Path) -> None:
-    made = run(tmp_path, records(3500, switching(1000, 2000, 3000)))
-    news, again = errors(made, 1000, 1400), errors(made, 3000, 3400)
+    made = run(tmp_path, records(2200, switching(900, 1800)))
+    news, again = errors(made, 900, 1300), errors(made, 1800, 2200)
     assert again < 1.1 * news
 
 
@@ -177,17 +178,17 @@ def spoiling(*versions: int) -> Callable[[Job, Mixture], Mixture]:
 
 def first_tested(of: World) -> int:
     """The first version that had to prove itself."""
-    return next(row["version"] for row in decisions(of) if "rows" in str(row["evidence"]))
+    return next(int(row["version"]) for row in decisions(of) if "rows" in str(row["evidence"]))
 
 
 def test_a_worse_challenger_never_comes_into_service_and_is_refused_with_numbers(abrupt: World, tmp_path: Path) -> None:
     bad = first_tested(abrupt)
-    made = run(tmp_path, records(3000, switching(1500)), Child(spoiling(bad)))
+    made = run(tmp_path, records(2500, switching(1500)), Child(spoiling(bad)))
     assert bad not in {row["model_version"] for row in made.evaluations()}
     assert bad not in made.promoted()
     (decision,) = [row for row in decisions(made) if row["version"] == bad]
     assert decision["decision"] == "refused"
-    assert "worse by more than 2 %" in decision["reason"]
+    assert decision["reason"].startswith("worse by more than")
     assert '"rows"' in decision["evidence"]
     assert "training_failed" not in made.kinds()
     assert any(row["version"] > bad for row in decisions(made) if row["decision"] == "promoted")
@@ -196,13 +197,27 @@ def test_a_worse_challenger_never_comes_into_service_and_is_refused_with_numbers
 def test_a_worse_version_that_came_into_service_at_once_is_rolled_back_to_its_parent(tmp_path: Path) -> None:
     """The young are not tested; the next ones are made from the parent, and are good again."""
     stream = records(900, lambda i, x: steps(x))
-    made = run(tmp_path, stream, Child(spoiling(3)), retrain_every_rows=150)
+    made = run(tmp_path / "bad", stream, Child(spoiling(3)), retrain_every_rows=150)
     assert made.promoted()[:4] == [1, 2, 3, 2]
     assert ("rolled_back", 3) in [(row["decision"], row["version"]) for row in decisions(made)]
     assert "model_rolled_back" in made.kinds()
     assert "training_failed" not in made.kinds()
     assert made.promoted()[-1] > 3
     assert errors(made, 600, 900) < 1.1 * errors(run(tmp_path / "good", stream, retrain_every_rows=150), 600, 900)
+
+
+def test_a_restart_does_not_save_a_version_that_is_worse_than_its_parent(tmp_path: Path) -> None:
+    made = world(tmp_path, records(700, lambda i, x: steps(x)), Child(spoiling(3)), retrain_every_rows=150)
+
+    def killed(_: Any) -> None:
+        if made.promoted()[-1] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        made.run(between=killed)
+    made.trainings = Child()
+    made.run()
+    assert made.promoted()[:4] == [1, 2, 3, 2]
 
 
 # Bad input
@@ -237,22 +252,17 @@ def test_a_target_that_is_constant_and_then_is_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("absurd", [1e9, 1e300])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_an_absurd_target_now_and_then_does_not_hurt(tmp_path: Path, absurd: float) -> None:
+def test_an_absurd_target_now_and_then_does_not_hurt(calm: World, tmp_path: Path, absurd: float) -> None:
     stream = records(1200, lambda i, x: steps(x))
     y = stream["y"].to_pylist()
     soiled = pa.array([absurd if i % 100 == 42 else value for i, value in enumerate(y)])
-    made = run(tmp_path / "soiled", stream.set_column(stream.schema.get_field_index("y"), stream.schema.field("y"), soiled))
-    clean = run(tmp_path / "clean", stream)
+    made = run(tmp_path, stream.set_column(stream.schema.get_field_index("y"), stream.schema.field("y"), soiled))
     assert "training_failed" not in made.kinds()
     found = [abs(r["target"] - r["prediction"]) for r in made.evaluations() if r["target"] != absurd]
-    assert np.mean(found[500:]) < 1.1 * errors(clean, 520, 1200)
+    assert np.mean(found[500:]) < 1.1 * errors(calm, 520, 1200)
 
 
 # The same log gives the same versions
-
-
-def same(one: World, other: World) -> bool:
-    return one.everything() == other.everything()
 
 
 def sha256s(of: World) -> list[str]:
@@ -266,34 +276,115 @@ def test_the_same_log_gives_the_same_versions_however_it_is_cut_with_drift_and_t
     made = World(tmp_path, abrupt.source, SETTINGS, trainings=Child(), schema=SCHEMA, cuts=random_cuts(seed))
     made.run()
     assert sha256s(made) == sha256s(abrupt)
-    assert same(made, abrupt)
+    assert made.everything() == abrupt.everything()
+
+
+def test_the_same_log_gives_the_same_versions_however_it_is_cut_when_nothing_is_tested(tmp_path: Path) -> None:
+    stream = records(800, switching(500))
+    whole, cut = (world(tmp_path / name, stream, promotion="newest") for name in ("whole", "cut"))
+    cut.cuts = random_cuts(2)
+    whole.run()
+    cut.run()
+    assert "error_drift" in whole.kinds()
+    assert cut.everything() == whole.everything()
+
+
+def test_the_same_log_gives_the_same_versions_however_it_is_cut_when_they_come_as_they_are_worth_it(tmp_path: Path) -> None:
+    stream = records(100, switching(60))
+    whole, cut = (world(tmp_path / name, stream, retrain_every_rows="auto") for name in ("whole", "cut"))
+    cut.cuts = random_cuts(3)
+    whole.run()
+    cut.run()
+    assert len(sha256s(whole)) > 10
+    assert cut.everything() == whole.everything()
 
 
 def test_the_death_of_the_training_process_between_trainings_changes_no_byte(abrupt: World, tmp_path: Path) -> None:
     child = Child()
     made = World(tmp_path, abrupt.source, SETTINGS, trainings=child, schema=SCHEMA)
-    turns = iter(range(10**9))
+    turns = count()
     made.run(between=lambda _: child.die() if next(turns) % 3 == 0 else None)
     assert child.deaths > 5
     assert sha256s(made) == sha256s(abrupt)
-    assert same(made, abrupt)
+    assert made.everything() == abrupt.everything()
 
 
-def test_restarts_of_the_learner_change_no_byte(abrupt: World, tmp_path: Path) -> None:
+def test_a_training_process_that_is_really_killed_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    source = normalized(records(250, lambda i, x: steps(x)), SCHEMA)
+    expected = World(tmp_path / "undisturbed", source, SETTINGS, trainings=Child(), schema=SCHEMA)
+    expected.run()
+    process = training.TrainingProcess(nice=0)
+    killed: list[int] = []
+
+    def kill(_: Any) -> None:
+        if process.pid is not None and not killed:
+            killed.append(process.pid)
+            child = psutil.Process(process.pid)
+            child.kill()
+            psutil.wait_procs([child])
+
+    made = World(tmp_path / "killed", source, SETTINGS, trainings=process, schema=SCHEMA)  # type: ignore[arg-type]
+    try:
+        made.run(between=kill)
+        assert process.pid not in {None, *killed}
+    finally:
+        process.close()
+    assert sha256s(made) == sha256s(expected)
+    assert made.everything() == expected.everything()
+
+
+@pytest.fixture(scope="module")
+def restarted(abrupt: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Killed before or after any commit, in calm and in drift, with challengers in shadow and parents in waiting."""
-    made, deaths = World(tmp_path, abrupt.source, SETTINGS, trainings=Child(), schema=SCHEMA), 0
-    rng = np.random.default_rng(4)
+    made = World(tmp_path_factory.mktemp("restarted"), abrupt.source, SETTINGS, trainings=Child(), schema=SCHEMA)
+    rng, deaths = np.random.default_rng(4), 0
     while True:
-        setattr(made.store, str(rng.choice(["kill_before", "kill_after"])), made.store.commits + int(rng.integers(3, 30)))
+        setattr(made.store, str(rng.choice(["kill_before", "kill_after"])), made.store.commits + int(rng.integers(3, 20)))
         try:
             made.run()
         except Killed:
             deaths += 1
             made.trainings = Child()
             continue
-        break
-    assert deaths > 5
-    assert sha256s(made) == sha256s(abrupt)
-    assert made.promoted() == abrupt.promoted()
-    assert made.evaluations() == abrupt.evaluations()
-    assert made.state() == abrupt.state()
+        assert deaths > 5
+        return made
+
+
+def test_restarts_of_the_learner_change_no_version_and_no_evaluation(abrupt: World, restarted: World) -> None:
+    assert sha256s(restarted) == sha256s(abrupt)
+    assert restarted.promoted() == abrupt.promoted()
+    assert restarted.evaluations() == abrupt.evaluations()
+
+
+def test_restarts_of_the_learner_change_nothing_in_its_state(abrupt: World, restarted: World) -> None:
+    assert restarted.state() == abrupt.state()
+
+
+def test_a_version_that_was_refused_while_its_descendant_was_being_made_has_no_descendant(tmp_path: Path) -> None:
+    """Somebody asks for a training while a version is on trial; the version is refused before the training ends."""
+    child = Child(lambda job, mixture: upside_down(mixture) if job.recipe is not None and job.recipe.at > 1000 else mixture)
+    settings = {"retrain_every_s": 150.0, "retrain_every_rows": None, "batch_rows": 5}
+    made = world(tmp_path, records(1300, lambda i, x: steps(x)), child, **settings)
+    asked: list[int] = []
+
+    def between(state: Any) -> None:
+        made.clock += 5.0
+        if state.trial is not None and state.trial.duel.verdict is None and not asked:
+            asked.append(state.trial.version)
+            made.ask_for_a_training()
+            child.hold = True
+        if asked and (asked[0], "refused") in [(row["version"], row["decision"]) for row in decisions(made)]:
+            child.hold = False
+
+    made.run(between=between)
+    assert (asked[0], "refused") in [(row["version"], row["decision"]) for row in decisions(made)]
+    registered = {row["version"] for row in made.models()}
+    refused = next(job for job in child.jobs if job.version == asked[0])
+    for job in child.jobs:
+        if job.version > asked[0] and job.version in registered:
+            assert max(lasts(refused)) not in lasts(job)
+
+
+def lasts(job: Job) -> set[int]:
+    assert job.recipe is not None
+    return {cohort.last for expert in job.recipe.experts for cohort in expert.cohorts}

@@ -36,7 +36,7 @@ def test_no_row_is_predicted_by_a_version_that_was_trained_on_it(undisturbed: Wo
     models = {row["version"]: row for row in undisturbed.models()}
     rows = undisturbed.evaluations()
     assert len(models) >= 5
-    assert {row["model_version"] for row in rows} == set(undisturbed.promoted())
+    assert {row["model_version"] for row in rows} <= set(undisturbed.promoted())
     for row in rows:
         for version in (row["model_version"], row["challenger_version"]):
             assert version is None or models[version]["last_offset"] < row["normalized_offset"]

@@ -65,7 +65,7 @@ ANYTHING = st.floats(allow_nan=True, allow_infinity=True, width=64)
 def test_its_answers_are_bounded_whatever_the_row(features: Floats, seed: int) -> None:
     """No row, however far off, gets more than the best or less than the worst corner of the range that was seen."""
     part = linear.fit(*rows(seed), 2)
-    corners = np.array([list(c) for c in product(*zip(part.low, part.high, strict=True), [*range(CODES), np.nan])])
+    corners = np.array([list(c) for c in product(*zip(part.low[0], part.high[0], strict=True), [*range(CODES), np.nan])])
     said = part.predict(corners)[:, 0]
     found = part.predict(features)[:, 0]
     assert np.all(found >= said.min() - 1e-9)
@@ -97,9 +97,9 @@ def test_a_missing_number_counts_as_zero_which_is_the_mean(seed: int) -> None:
 def test_a_missing_or_unknown_category_has_no_effect(code: float) -> None:
     part = linear.fit(*rows(4), 2)
     row = np.array([[0.5, 3.0, code]])
-    expected = part.intercepts + row[:, :2] @ part.slopes
-    np.testing.assert_allclose(part.predict(row), expected, rtol=1e-12)
-    assert not np.isclose(part.predict(np.array([[0.5, 3.0, 2.0]])), expected).any()
+    expected = part.intercepts + row[:, :2] @ part.slopes[0]
+    np.testing.assert_allclose(part.predict(row)[:, 0], expected, rtol=1e-12)
+    assert not np.isclose(part.predict(np.array([[0.5, 3.0, 2.0]]))[:, 0], expected).any()
 
 
 def test_only_the_first_codes_have_an_effect_of_their_own() -> None:
@@ -197,7 +197,7 @@ def test_a_part_alone_is_what_it_was() -> None:
 
 
 def test_a_code_that_only_one_part_knows_has_no_effect_in_the_others() -> None:
-    features, several = parts(3)
+    _, several = parts(3)
     known = np.array([[0.0, 0.0, 3.0]])
     said = linear.joined(several).predict(known)
     np.testing.assert_allclose(said, np.hstack([part.predict(known) for part in several]), rtol=1e-12)
@@ -210,22 +210,33 @@ def test_a_correction_finds_the_line_in_the_last_errors() -> None:
     rng = np.random.default_rng(9)
     features = rng.normal(size=(2000, 3))
     errors = 5.0 + 2.0 * features[:, 0] - 3.0 * features[:, 1]
-    found = linear.local(features, errors, 2)
+    found = linear.local(features, errors, np.ones(2))
     assert found is not None
     intercept, slopes = found
     np.testing.assert_allclose([intercept, *slopes], [5.0, 2.0, -3.0], rtol=5e-3)
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_a_correction_does_not_depend_on_the_unit_of_a_number(unit: float) -> None:
+    rng = np.random.default_rng(13)
+    features, errors = rng.normal(size=(20, 2)), rng.normal(size=20)
+    one, other = linear.local(features, errors, np.ones(2)), linear.local(features * [unit, 1.0], errors, np.array([unit, 1.0]))
+    assert one is not None
+    assert other is not None
+    np.testing.assert_allclose(other[0], one[0], rtol=1e-9)
+    np.testing.assert_allclose(other[1] * [unit, 1.0], one[1], rtol=1e-9)
+
+
 def test_too_few_errors_are_no_correction() -> None:
     features = np.ones((linear.LOCAL_LEAST, 1))
-    assert linear.local(features[1:], np.ones(linear.LOCAL_LEAST - 1), 1) is None
-    assert linear.local(features, np.ones(linear.LOCAL_LEAST), 1) is not None
+    assert linear.local(features[1:], np.ones(linear.LOCAL_LEAST - 1), np.ones(1)) is None
+    assert linear.local(features, np.ones(linear.LOCAL_LEAST), np.ones(1)) is not None
 
 
 def test_a_number_that_hardly_moved_gets_no_steep_slope() -> None:
     rng = np.random.default_rng(10)
     features, errors = 3.0 + 1e-6 * rng.normal(size=(20, 1)), rng.normal(size=20)
-    found = linear.local(features, errors, 1)
+    found = linear.local(features, errors, np.ones(1))
     assert found is not None
     assert abs(found[1][0]) < 1e-3
 
@@ -235,7 +246,7 @@ def test_a_single_absurd_error_is_no_trend(absurd: float) -> None:
     rng = np.random.default_rng(11)
     features, errors = rng.normal(size=(20, 2)), rng.normal(size=20)
     errors[7] = absurd
-    found = linear.local(features, errors, 2)
+    found = linear.local(features, errors, np.ones(2))
     assert found is not None
     intercept, slopes = found
     assert np.abs([intercept, *slopes]).max() < linear.LOCAL_CLIP
@@ -247,7 +258,7 @@ def test_a_single_absurd_error_is_no_trend(absurd: float) -> None:
 )
 @settings(max_examples=300, deadline=None)
 def test_a_correction_is_finite_whatever_was_missed_and_by_how_much(features: Floats, errors: Floats) -> None:
-    found = linear.local(features, errors, 2)
+    found = linear.local(features, errors, np.ones(2))
     assert found is not None
     assert np.isfinite([found[0], *found[1]]).all()
 
@@ -256,7 +267,7 @@ def test_a_correction_is_finite_whatever_was_missed_and_by_how_much(features: Fl
 def test_one_record_that_is_far_off_in_two_fields_does_not_end_the_corrections(far: float) -> None:
     features = np.zeros((20, 2))
     features[3] = far
-    found = linear.local(features, np.ones(20), 2)
+    found = linear.local(features, np.ones(20), np.ones(2))
     assert found is not None
     assert found[0] == pytest.approx(1.0)
 

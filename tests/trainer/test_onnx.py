@@ -18,8 +18,11 @@ from correnteza.errors import TrainingFailedError
 from correnteza.features import OTHER, Scaler, Scalers
 from correnteza.records import Field, Schema
 from correnteza.trainer.estimators import build, prepared
-from correnteza.trainer.onnx import export, feature_model
-from correnteza.trainer.predictor import ROWS_AT_ONCE, FeaturePredictor, Predictor
+from correnteza.trainer.forest import Memo, Rows
+from correnteza.trainer.forest import build as build_mixture
+from correnteza.trainer.onnx import export
+from correnteza.trainer.predictor import ROWS_AT_ONCE, Predictor
+from correnteza.trainer.recipe import Base, Cohort, Expert, Local, Recipe
 from correnteza.trainer.window import Window
 
 SCHEMA = Schema((Field("age", "float"), Field("job", "category"), Field("hours", "integer"), Field("city", "category")), "y")
@@ -102,7 +105,7 @@ def test_served_answers_are_those_of_scaler_and_forest_for_windows_over_several_
         [normalised(known.versions[v], numbers[i : i + 1], categories[i : i + 1]) for i, v in enumerate(of_row)]
     )
     window.add(features, of_row, targets, np.arange(n), np.arange(n))
-    expressed = window.expressed(known, len(SCHEMA.numeric))
+    expressed = window.expressed(known, len(SCHEMA.numeric), n)
     scaler = known.versions[expressed.version]
     forest = (ExtraTreesRegressor if extra else RandomForestRegressor)(5, random_state=seed)
     forest.fit(prepared(forest, expressed.features), expressed.targets)
@@ -152,12 +155,20 @@ def test_neighbours_are_served_as_they_answer_where_no_two_at_the_same_distance_
     assert np.isclose(Predictor(model).predict(numbers, categories), expected, rtol=1e-9).mean() > 0.95
 
 
-def test_the_part_behind_the_features_answers_as_the_whole() -> None:
-    forest, scaler, _ = trained(RandomForestRegressor(5, random_state=0))
-    model = export(forest, scaler, CODES, SCHEMA)
+@pytest.mark.parametrize("path", ["sklearn.ensemble.RandomForestRegressor", "sklearn.linear_model.Ridge"])
+def test_every_version_says_how_far_targets_lie_apart_and_what_its_prediction_is_mixed_of(path: str) -> None:
+    """One that is fitted anew is its only expert."""
+    estimator, scaler, _ = trained(build(path, {}, seed=3))
+    predictor = Predictor(export(estimator, scaler, CODES, SCHEMA))
     numbers, categories, _ = raw_rows(100, seed=4)
-    part = FeaturePredictor(feature_model(model)).predict(normalised(scaler, numbers, categories))
-    np.testing.assert_array_equal(part, Predictor(model).predict(numbers, categories))
+    said = predictor.answers(numbers, categories)
+    assert (said.spread > 0).all()
+    assert said.experts.shape == (100, len(predictor.experts)) == (100, 1)
+    np.testing.assert_array_equal(said.experts[:, 0], said.prediction)
+    np.testing.assert_array_equal(said.prediction, predictor.predict(numbers, categories))
+    prediction, spread = predictor.predict_with_spread(numbers, categories)
+    np.testing.assert_array_equal(prediction, said.prediction)
+    np.testing.assert_array_equal(spread, said.spread)
 
 
 def test_a_row_alone_gets_the_answer_that_it_gets_in_any_batch() -> None:
@@ -169,6 +180,35 @@ def test_a_row_alone_gets_the_answer_that_it_gets_in_any_batch() -> None:
     for i in (*range(100), ROWS_AT_ONCE - 1, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 6):
         assert predictor.predict(numbers[i : i + 1], categories[i : i + 1])[0] == batch[i]
     assert predictor.predict(numbers[:0], categories[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("numbers", [1, 3, 5])
+@pytest.mark.parametrize("members", [1, 2, 3, 4])
+def test_a_row_alone_gets_the_answer_of_any_batch_also_from_a_mixture(numbers: int, members: int) -> None:
+    """Bit for bit: otherwise evaluations would depend on how the log is cut into batches."""
+    schema = Schema((*(Field(f"x{i}", "float") for i in range(numbers)), Field("kind", "category")), "y")
+    rng = np.random.default_rng(numbers)
+    features = np.column_stack([rng.normal(size=(300, numbers)), rng.integers(0, 3, 300).astype(float)])
+    targets = 100.0 + 10.0 * features[:, :numbers] @ rng.normal(size=numbers) + rng.normal(size=300)
+    shares = [(1 + 50 * place, 0.9 / members) for place in range(members)]
+    experts = [
+        Expert(number, first, 300, share, Base(first, 300, number), (Cohort(first, 300, 4, 4, number),))
+        for number, (first, share) in enumerate(shares, start=1)
+    ]
+    local = Local(0.1, 0.5, tuple(rng.normal(size=numbers).tolist())) if members > 1 else None
+    recipe = Recipe(300, 1, tuple(experts), local, members + 1)
+    rows = Rows(np.arange(1, 301), features, targets, numbers)
+    mixture = build_mixture(recipe, rows, "sklearn.ensemble.RandomForestRegressor", {}, Memo())
+    codes, scaler = {"kind": ["a", "b"]}, Scaler(1, np.zeros(numbers), np.ones(numbers))
+    predictor = Predictor(export(mixture, scaler, codes, schema, features))
+    asked = features[:, :numbers], rng.choice(["a", "b", "?", ""], (300, 1)).astype(object)
+    whole = predictor.answers(*asked)
+    for size in (1, 2, 3, 7, 33):
+        for start in range(0, 300, size):
+            part = predictor.answers(*(values[start : start + size] for values in asked))
+            for name in ("prediction", "spread", "experts"):
+                expected = getattr(whole, name)[start : start + size]
+                np.testing.assert_array_equal(getattr(part, name), expected, f"{name} of {size} rows at {start}")
 
 
 def test_features_are_rounded_to_float32_before_they_are_compared_as_scikit_learn_does() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from correnteza.features import Floats
-from correnteza.trainer.scores import CLIP, MEMORY_ROWS, Score, extended
+from correnteza.trainer.scores import CLIP, MEMORY_ROWS, Drag, Score, extended
 
 ERRORS = hnp.arrays(np.float64, st.tuples(st.integers(0, 30), st.just(3)), elements=st.floats(0, 1e300) | st.just(math.inf))
 NUMBERS = (4, 1, 7)
@@ -22,7 +22,9 @@ NUMBERS = (4, 1, 7)
 
 @given(errors=ERRORS, cuts=st.lists(st.integers(0, 30), max_size=6))
 def test_row_by_row_and_many_at_a_time_give_the_same_bit_for_bit(errors: Floats, cuts: list[int]) -> None:
-    whole, pieces, single = extended({}, NUMBERS, errors), {}, {}
+    whole = extended({}, NUMBERS, errors)
+    pieces: dict[int, Score] = {}
+    single: dict[int, Score] = {}
     for piece in np.split(errors, sorted(cuts)):
         pieces = extended(pieces, NUMBERS, piece)
     for row in errors:
@@ -99,3 +101,31 @@ def test_after_errors_of_zero_a_real_one_counts() -> None:
     first, second = means(np.tile([0.0, 3.0], (50, 1)), scores)
     assert first == 0.0
     assert second > 1.0
+
+
+# What the last errors tell of the next
+
+SIGNED = hnp.arrays(np.float64, st.integers(0, 40), elements=st.floats(-1e300, 1e300))
+
+
+@given(errors=SIGNED | hnp.arrays(np.float64, 40, elements=st.floats(-9, 9)), cuts=st.lists(st.integers(0, 40), max_size=6))
+def test_what_the_errors_tell_does_not_depend_on_how_the_rows_are_cut(errors: Floats, cuts: list[int]) -> None:
+    whole, pieces = Drag().extended(errors), Drag()
+    for piece in np.split(errors, sorted(cuts)):
+        pieces = pieces.extended(piece)
+    assert pieces == whole
+
+
+@given(errors=SIGNED)
+def test_what_the_errors_tell_stays_finite(errors: Floats) -> None:
+    drag = Drag().extended(errors)
+    assert math.isfinite(drag.bias)
+    assert math.isfinite(drag.share)
+    assert drag.share >= 0.0
+
+
+def test_errors_on_one_side_tell_of_the_next_and_errors_by_chance_do_not() -> None:
+    chance = np.random.default_rng(1).normal(size=300)
+    assert Drag().extended(chance + 10.0).share < 0.3
+    assert Drag().extended(chance).share > 0.9
+    assert Drag().extended(chance[:5]).share == 1.0

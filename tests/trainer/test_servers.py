@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,11 @@ def stored(folder: Path) -> list[str]:
 
 def servers_of(process: subprocess.Popen[bytes]) -> list[int]:
     """Pids of the servers that a keeper of the port has started."""
-    children = psutil.Process(process.pid).children()
-    return [child.pid for child in children if "correnteza.trainer.servers" in child.cmdline()]
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            found += [child.pid] if "correnteza.trainer.servers" in child.cmdline() else []
+    return found
 
 
 def figures(port: int) -> tuple[int, int, str]:

@@ -36,6 +36,8 @@ from correnteza.testing import read_all
 from correnteza.trainer import service as trainer
 from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.handover import REQUESTS
+from correnteza.trainer.labels import OUTCOMES
+from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.registry import Meta, Registry, load_key, model_rows, promotion_rows
 from correnteza.trainer.training import Job, fit
 from correnteza.web import Service, create_app
@@ -258,12 +260,18 @@ def test_a_request_for_a_training_is_put_before_the_learner(made: Trainer) -> No
 
 
 def test_the_interval_and_the_figures_come_from_the_evaluations(made: Trainer) -> None:
+    """An interval reaches as many spreads, as the model tells them, as the last evaluation says."""
     made.add(1)
     targets = np.arange(100.0)
     errors = np.random.default_rng(1).permutation(np.arange(1.0, 101.0))
-    unknown = pa.nulls(100, pa.float64())
-    columns = [np.arange(100), np.arange(100), [""] * 100, np.ones(100, np.int64), targets, targets + errors]
-    rows = pa.RecordBatch.from_arrays([*map(pa.array, columns), unknown, unknown, pa.array(targets)], schema=EVALUATIONS)
+    multipliers = np.append(np.full(99, 1.0), 1.5)
+    columns = {"id": [""] * 100, "model_version": np.ones(100, np.int64), "target": targets, "prediction": targets + errors}
+    known = {**columns, "normalized_offset": np.arange(100), "raw_offset": np.arange(100), "multiplier": multipliers}
+    unknown = {field.name: pa.nulls(100, field.type) for field in EVALUATIONS if field.name not in known}
+    rows = pa.RecordBatch.from_pydict(known | unknown, schema=EVALUATIONS)
+    predictor = Predictor(made.registry.model_bytes(1))
+    missing = np.full((1, len(predictor.numbers)), np.nan), np.full((1, len(predictor.categories)), "", object)
+    half = 1.5 * float(predictor.predict_with_spread(*missing)[1][0])
     made.store.log("evaluations", EVALUATIONS).append(rows)
     with served(made.app, made.service) as url:
         answer = predict(url, {}).json()
@@ -271,9 +279,9 @@ def test_the_interval_and_the_figures_come_from_the_evaluations(made: Trainer) -
         status = requests.get(f"{url}/status", timeout=ANSWER_S).json()
         metrics = requests.get(f"{url}/metrics", timeout=ANSWER_S).text
         listed = requests.get(f"{url}/evaluations?limit=3", timeout=ANSWER_S).json()["records"]
-    assert answer["upper"] - answer["prediction"] == pytest.approx(91.0)
-    assert answer["prediction"] - answer["lower"] == pytest.approx(91.0)
-    assert evaluation["half_width"] == 91.0
+    assert answer["upper"] - answer["prediction"] == pytest.approx(half)
+    assert answer["prediction"] - answer["lower"] == pytest.approx(half)
+    assert evaluation["multiplier"] == status["multiplier"] == 1.5
     assert evaluation["rolling"]["mae"] == status["rolling"]["mae"] == 50.5
     assert [v["model_version"] for v in evaluation["versions"]] == [1]
     assert "correnteza_rolling_mae 50.5" in metrics
@@ -353,6 +361,18 @@ class Normalizer:
                 self.store.log(name, self.stage.outputs[name]).append(step.outputs[name])
 
 
+class Generator:
+    """A generator's logs behind a port, without any outcome."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        store = MemoryStore()
+        raw, outcomes = store.log("raw", settings.schema_of_records.raw), store.log("outcomes", OUTCOMES)
+        told = Events("generator", store.log("events", events.SCHEMA))
+        logs = {"records": raw, "events": store.log("events", events.SCHEMA), "outcomes": outcomes}
+        self.service = Service("generator", settings, {}, logs, told)
+        self.app = create_app(self.service)
+
+
 def free_ports() -> int:
     """A base whose ports are free now."""
     rng = np.random.default_rng()
@@ -368,10 +388,14 @@ def free_ports() -> int:
 
 def test_a_learner_process_learns_survives_a_kill_and_ends_with_its_server(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, port_base=free_ports())
-    normalizer = Normalizer(settings)
+    normalizer, generator = Normalizer(settings), Generator(settings)
     store = SqlStore(tmp_path / "trainer.db")
     app, service = trainer.build(settings, store, trainer.learner_command(settings))
-    with served(normalizer.app, normalizer.service, settings.services.port("normalizer")), served(app, service) as url:
+    with (
+        served(normalizer.app, normalizer.service, settings.services.port("normalizer")),
+        served(generator.app, generator.service, settings.services.port("generator")),
+        served(app, service) as url,
+    ):
         normalizer.add(200)
         until(lambda: version_of(url) == 2, "two versions")
         pid = until(lambda: _learner(url)["pid"], "the learner's pid")

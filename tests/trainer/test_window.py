@@ -48,7 +48,7 @@ def filled(capacity: int, n: int, cuts: list[int]) -> Window:
 def test_window_holds_the_last_rows_in_order_however_the_stream_was_cut(capacity: int, n: int, cuts: list[int]) -> None:
     window = filled(capacity, n, cuts)
     features, versions, targets, offsets, raw_offsets = (column[-capacity:] for column in rows(n))
-    expressed = window.expressed(scalers(), NUMERIC)
+    expressed = window.expressed(scalers(), NUMERIC, n)
     assert len(window) == min(capacity, n)
     assert expressed.version == versions.max()
     np.testing.assert_array_equal(expressed.targets, targets)
@@ -56,6 +56,7 @@ def test_window_holds_the_last_rows_in_order_however_the_stream_was_cut(capacity
     np.testing.assert_array_equal(np.isnan(expressed.features), np.isnan(features))
     found = (expressed.first_offset, expressed.last_offset, expressed.last_raw_offset)
     assert found == (offsets[0], offsets[-1], raw_offsets[-1])
+    np.testing.assert_array_equal(expressed.numbers, offsets)  # every row is labelled
 
 
 @given(st.integers(1, 60), st.integers(1, 120))
@@ -63,7 +64,7 @@ def test_all_rows_are_expressed_in_the_newest_version_as_if_they_had_been_standa
     known = scalers()
     features, versions, *_ = (column[-capacity:] for column in rows(n))
     raw = np.array([known.versions[v].restore(row) for v, row in zip(versions, features[:, :NUMERIC], strict=True)])
-    expressed = filled(capacity, n, []).expressed(known, NUMERIC)
+    expressed = filled(capacity, n, []).expressed(known, NUMERIC, n)
     newest = known.versions[expressed.version]
     np.testing.assert_allclose(expressed.features[:, :NUMERIC], newest.standardise(raw), rtol=1e-12, atol=1e-12)
     same = versions == expressed.version
@@ -73,23 +74,38 @@ def test_all_rows_are_expressed_in_the_newest_version_as_if_they_had_been_standa
 @given(st.integers(1, 60), st.integers(1, 120))
 def test_scaler_versions_before_the_oldest_row_may_be_forgotten(capacity: int, n: int) -> None:
     window, known = filled(capacity, n, []), scalers()
-    before = window.expressed(known, NUMERIC)
+    before = window.expressed(known, NUMERIC, n)
     oldest = window.oldest_version()
     assert oldest == rows(n)[1][-capacity:].min()
     assert oldest is not None
     known.forget(oldest)
-    np.testing.assert_array_equal(window.expressed(known, NUMERIC).features, before.features)
+    np.testing.assert_array_equal(window.expressed(known, NUMERIC, n).features, before.features)
+
+
+@given(st.integers(1, 60), st.integers(1, 120), st.integers(1, 80), st.integers(1, 3))
+def test_the_last_rows_alone_and_in_an_older_version_are_those_of_the_whole_window(
+    capacity: int, n: int, last: int, version: int
+) -> None:
+    window, known = filled(capacity, n, []), scalers()
+    whole, part = (window.expressed(known, NUMERIC, n, rows, version) for rows in (None, last))
+    count = min(last, len(window))
+    assert part.version == whole.version == version
+    np.testing.assert_array_equal(part.features, whole.features[-count:])
+    np.testing.assert_array_equal(part.targets, whole.targets[-count:])
+    np.testing.assert_array_equal(part.numbers, whole.numbers[-count:])
+    assert (part.last_offset, part.last_raw_offset) == (whole.last_offset, whole.last_raw_offset)
+    assert part.first_offset == part.last_offset - count + 1
 
 
 def test_expressing_leaves_the_window_as_it_was() -> None:
     window = filled(10, 25, [])
-    first = window.expressed(scalers(), NUMERIC)
+    first = window.expressed(scalers(), NUMERIC, 25)
     first.features[:] = 0.0
-    assert np.nansum(np.abs(window.expressed(scalers(), NUMERIC).features)) > 0
+    assert np.nansum(np.abs(window.expressed(scalers(), NUMERIC, 25).features)) > 0
 
 
 def test_an_empty_window_has_no_version_and_cannot_be_trained_on() -> None:
     window = Window(5, FIELDS)
     assert window.oldest_version() is None
     with pytest.raises(ValueError, match="window is empty"):
-        window.expressed(scalers(), NUMERIC)
+        window.expressed(scalers(), NUMERIC, 25)

@@ -31,9 +31,9 @@ from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.forest import Memo
 from correnteza.trainer.handover import REQUESTS
 from correnteza.trainer.learning import Learner
-from correnteza.trainer.state import State
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS
 from correnteza.trainer.registry import MODELS, Registry
+from correnteza.trainer.state import State
 from correnteza.trainer.training import Job, Trained, fit
 from correnteza.trainer.upstream import Upstream
 

@@ -36,11 +36,13 @@ class Progress:
         attempted: labelled rows at the last attempt.
         requested: offset of the last request that was met or refused.
         changed: labelled row at which the last rise of the error was found that a training answered.
+        worth: new labelled rows for which the next training is worth its time, with a trigger by rows that says `auto`.
     """
 
     attempted: int = 0
     requested: int = 0
     changed: int = 0
+    worth: int = 1
 
 
 class Books:
@@ -71,6 +73,13 @@ class Books:
         self._epoch = claim.epoch
         self.progress = Progress(**json.loads(claim.state)) if claim.state else Progress()
 
+    def replaced(self) -> int | None:
+        """The version that the one in service replaced by a test or at once, and that may come back; else None."""
+        head = self._promotions.bounds().next - 1
+        last = self._promotions.read(self._promotions.cursor(head), 1, back=1).batch.to_pylist() if head else []
+        watched = last and not last[0]["pinned"] and last[0]["kind"] not in ("rollback", "by_hand", "unpinned")
+        return last[0]["previous"] if watched else None
+
     def pinned(self) -> int | None:
         """The version that somebody pinned, or None."""
         current = self._registry.current()
@@ -83,6 +92,8 @@ class Books:
         self.progress = progress
         for event in events:
             self._events.announce(event)
+        if "promotions" in appended:
+            self._keep_pin(appended["promotions"].first)
         return appended
 
     def decide(self, version: int, champion: int, ruling: Ruling) -> None:
@@ -118,7 +129,7 @@ class Books:
         Raises:
             OSError: the files cannot be written.
         """
-        seen, current, pinned = self._promotions.bounds().next, self._registry.current(), self.pinned()
+        current, pinned = self._registry.current(), self.pinned()
         if pinned is not None:
             ruling = Ruling(False, None, f"not promoted: version {pinned} is pinned", {})
         reason = "it answers beside the version in service" if ruling is None else ruling.reason
@@ -130,17 +141,15 @@ class Books:
         kind = {"shadow": "model_challenger", "promoted": "model_version", "not_promoted": "model_not_promoted"}[outcome]
         events = [Event(kind, reason, {"version": version})]
         events += [Event("training_warned", text, {"version": version}) for text in trained.warnings]
-        appended = self.commit(outputs, events, progress)
-        if "promotions" in appended:
-            self._keep_pin(seen, appended["promotions"].first)
+        self.commit(outputs, events, progress)
         return outcome
 
-    def _keep_pin(self, seen: int, promoted: int) -> None:
+    def _keep_pin(self, promoted: int) -> None:
         """Put a version back that somebody pinned while the promotion at offset `promoted` was on its way."""
-        if promoted > seen:
+        if promoted > 1:
             last = self._promotions.read(self._promotions.cursor(promoted - 2), 1).batch
             if last["pinned"][0].as_py():
-                self._registry.promote(last["version"][0].as_py(), "pinned while a newer version was on its way", pinned=True)
+                self._registry.promote(last["version"][0].as_py(), "pinned while another version was on its way", pinned=True)
 
 
 def _decisions(version: int, ruling: Ruling | None, challenger: int | None) -> dict[str, pa.RecordBatch]:
@@ -149,7 +158,7 @@ def _decisions(version: int, ruling: Ruling | None, challenger: int | None) -> d
     if challenger is not None:
         rows.append(decision_rows(challenger, now, "superseded", "a newer version came before its test ended"))
     if ruling is not None:
-        decision: Decision = "promoted" if ruling.promoted else "superseded"
+        decision: Decision = "promoted" if ruling.promoted else "held"
         rows.append(decision_rows(version, now, decision, ruling.reason, ruling.evidence))
     return {"decisions": pa.concat_batches(rows)} if rows else {}
 

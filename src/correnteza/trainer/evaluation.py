@@ -89,7 +89,8 @@ class Metrics:
 def metrics(rows: pa.RecordBatch) -> Metrics | None:
     """The metrics of some rows of `EVALUATIONS`; None when there are none.
 
-    >>> columns = {name: [0] for name in EVALUATIONS.names} | {"id": ["a"], "target": [10.0], "prediction": [12.0]}
+    >>> known = {"target": [10.0], "prediction": [12.0], "baseline": [0.0]}
+    >>> columns = {name: [None] for name in EVALUATIONS.names} | known
     >>> m = metrics(pa.RecordBatch.from_pydict(columns, schema=EVALUATIONS))
     >>> m.mae, m.bias, m.baseline_mae
     (2.0, 2.0, 10.0)
@@ -163,6 +164,15 @@ def report(rows: pa.RecordBatch) -> Report:
     known = rows["multiplier"].drop_null()
     multiplier = known[-1].as_py() if len(known) else None
     return Report(metrics(rows), versions, multiplier)
+
+
+def windows(rows: pa.RecordBatch) -> list[Metrics]:
+    """The metrics of the last 100, 1,000, 10,000 ... of some rows of `EVALUATIONS`, as far as there are so many."""
+    rows, found, size = standing(rows), [], 100
+    while size < rows.num_rows:
+        found.append(metrics(rows.slice(rows.num_rows - size)))
+        size *= 10
+    return [each for each in found if each is not None]
 
 
 def last_rows(log: OwnedLog, rows: int) -> pa.RecordBatch:

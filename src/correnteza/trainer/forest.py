@@ -4,8 +4,8 @@
 
 Invariants:
 - `build` is a function of its arguments; what was built before is remembered only to save time.
-- Each part is fitted on the rows that the recipe names, with targets clipped to `bounds` of these rows,
-  so that a few absurd targets cannot bend it.
+- Each part is fitted on the rows that the recipe names, but for those whose target is absurd (`bounds`), so that
+  a few of them cannot bend it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ TAIL = 0.02
 """Share of the targets at either end that may be absurd."""
 REACH = 10.0
 """How far a target may be beyond the others, in units of the range of all but the tails."""
+GENERATIONS = 3
+"""Versions whose parts are remembered."""
 MANY = 20_000
 """Trees times rows from which several threads are worth their start."""
 SPREAD_TREES = 10
@@ -56,7 +58,7 @@ class Rows:
     n_numeric: int
 
     def between(self, first: int, last: int) -> tuple[Floats, Floats]:
-        """Features and clipped targets of the rows `first` to `last`.
+        """Features and targets of the rows `first` to `last`, without those whose target is absurd.
 
         Raises:
             TrainingFailedError: not all of them are at hand.
@@ -64,15 +66,22 @@ class Rows:
         start, stop = np.searchsorted(self.numbers, [first, last + 1])
         if stop - start != last - first + 1:
             raise TrainingFailedError(f"labelled rows {first} to {last} are needed, and {stop - start} of them are at hand")
-        targets = self.targets[start:stop]
-        return self.features[start:stop], np.clip(targets, *bounds(targets))
+        return sound(self.features[start:stop], self.targets[start:stop])
+
+
+def sound(features: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """The rows whose target is within `bounds` of all these targets: only they are learned from."""
+    low, high = bounds(targets)
+    kept = (targets >= low) & (targets <= high)
+    return (features, targets) if kept.all() else (features[kept], targets[kept])
 
 
 def bounds(targets: Floats) -> tuple[float, float]:
-    """Between what targets are taken as they are; others are clipped to it, in learning alone.
+    """Between what targets are learned from; others are left out, in learning alone.
 
-    The middle 96 % of the targets span a range; what is more than ten such ranges beyond it is clipped. One
-    record in a hundred with a target a million times too large is clipped so; a lognormal tail is not.
+    The middle 96 % of the targets span a range; what is more than ten such ranges beyond it is left out: one
+    record in a hundred with a target a million times too large is, a lognormal tail is not. (To clip it would not
+    be enough: a forest spends leaves on such rows, and they bend its mean.)
 
     >>> bounds(np.array([1.0, 2.0, 3.0] * 30 + [1e9]))
     (-19.0, 23.0)
@@ -89,14 +98,21 @@ class Memo:
     """Parts that were built before, by what they were built from."""
 
     parts: dict[Any, Any] = field(default_factory=dict)
-    _used: set[Any] = field(default_factory=set)
+    _used: list[set[Any]] = field(default_factory=lambda: [set() for _ in range(GENERATIONS)])
 
     def get(self, key: Any, make: Any) -> Any:
         """The part, made if it is not there."""
-        self._used.add(key)
+        self._used[0].add(key)
         if key not in self.parts:
             self.parts[key] = make()
         return self.parts[key]
+
+    def lacks(self, key: Any, trees: int) -> bool:
+        """Whether fewer trees of a cohort are remembered than are wanted; they are forgotten then."""
+        if len(self.parts.get(key, ())) >= trees:
+            return False
+        self.parts.pop(key, None)
+        return True
 
     def remember(self, mixture: Mixture) -> None:
         """Take the parts of a version that was built by another process."""
@@ -109,9 +125,10 @@ class Memo:
                 place += cohort.kept
 
     def forget_unused(self) -> None:
-        """Drop what was not asked for since the last call."""
-        self.parts = {key: part for key, part in self.parts.items() if key in self._used}
-        self._used = set()
+        """Drop what none of the last versions was made of; the next one may go on from any of them."""
+        alive = set().union(*self._used)
+        self.parts = {key: part for key, part in self.parts.items() if key in alive}
+        self._used = [set(), *self._used[:-1]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,13 +187,13 @@ class Mixture:
         Args:
             prepared: what `estimators.prepared` returned, shape [rows, features].
         """
-        mixed: Floats = self.answers(prepared) @ np.array(self.recipe.weights)
+        mixed: Floats = (self.answers(prepared) * np.array(self.recipe.weights)).sum(axis=1)
         return mixed
 
     def _local(self, intercept: float, slopes: Floats) -> Linear:
         """The local correction on top of the first expert's linear part."""
         first, count = self.members[0].linear, self.n_numeric
-        return Linear(first.low, first.high, first.intercepts + intercept, first.slopes + slopes[:count, None], first.effects)
+        return Linear(first.low, first.high, first.intercepts + intercept, first.slopes + slopes[None, :count], first.effects)
 
 
 def build(recipe: Recipe, rows: Rows, estimator: str, params: Mapping[str, Any], memo: Memo, threads: int = 1) -> Mixture:
@@ -214,6 +231,7 @@ class _Builder:
         trees: list[Any] = []
         for cohort in expert.cohorts:
             key = cohort_key(self.recipe, expert, cohort)
+            self.memo.lacks(key, cohort.kept)
             grown = self.memo.get(key, lambda: self._grown(part, cohort))  # noqa: B023 - called at once
             trees += grown[len(grown) - cohort.kept :]
         return Member(part, tuple(trees))

@@ -31,6 +31,7 @@ OUTCOMES = {
     "promoted": "was put into service",
     "refused": "was refused",
     "superseded": "was superseded",
+    "held": "was held back",
     "rolled_back": "was rolled back",
 }
 _PLAIN_REASONS = frozenset({"promoted by hand", "unpinned by hand", ""})

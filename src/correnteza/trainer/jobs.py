@@ -75,11 +75,16 @@ class Jobs:
             fresh: whether the training process remembers nothing.
         """
         recipe, warm = self._recipe(wish, state, window, ancestor, fresh) if self._adaptive else (None, b"")
-        expressed = self._rows(state, window, recipe)
+        newest = ancestor is not None and ancestor.version == wish.version - 1
+        expressed = self._rows(state, window, recipe, newest)
         return self._job(wish.version, expressed, recipe, warm), self._meta(wish, expressed, recipe)
 
-    def _rows(self, state: State, window: Window, recipe: Recipe | None) -> Expressed:
-        rows = self._settings.window_rows if recipe is None else state.rows + 1 - recipe.first_renewed
+    def _rows(self, state: State, window: Window, recipe: Recipe | None, newest: bool) -> Expressed:
+        """The rows to learn from; where the training process may have forgotten parts, those of all parts."""
+        if recipe is None:
+            rows = self._settings.window_rows
+        else:
+            rows = state.rows + 1 - (recipe.first_renewed if newest else recipe.first)
         version = None if recipe is None else recipe.scaler_version
         return window.expressed(self._upstream.scalers, len(self._schema.numeric), state.rows, rows, version)
 
@@ -115,9 +120,11 @@ class Jobs:
         recent = [error for number, error in state.recent if number > state.rows - len(state.recent)]
         if parent is None or not recent or len(recent) < len(state.recent):
             return None
-        numbers = len(self._schema.numeric)
+        numbers, scalers = len(self._schema.numeric), self._upstream.scalers.versions
         rows = window.expressed(self._upstream.scalers, numbers, state.rows, len(recent), parent.scaler_version)
-        fitted = linear.local(rows.features, np.array(recent), numbers)
+        newest = scalers.get(window.newest_version() or 1)
+        units = newest.scale / scalers[parent.scaler_version].scale if newest is not None and numbers else np.ones(numbers)
+        fitted = linear.local(rows.features, np.array(recent), units)
         return None if fitted is None else Local(0.0, fitted[0], tuple(fitted[1].tolist()))
 
     def _job(self, version: int, expressed: Expressed, recipe: Recipe | None, warm: bytes) -> Job:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import pyarrow as pa
+
 from correnteza.children import Child
 from correnteza.config import Trainer
 from correnteza.errors import LogError
@@ -108,9 +110,9 @@ class Keeper:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
-    def evaluate(self) -> Report:
-        """The rolling figures, now."""
-        return evaluation.report(evaluation.last_rows(self._evaluations, self._settings.metric_rows))
+    def last_rows(self, rows: int) -> pa.RecordBatch:
+        """The last rows of the log `evaluations`, now."""
+        return evaluation.last_rows(self._evaluations, rows)
 
     def _run(self) -> None:
         while not self._stop.wait(TICK_S):
@@ -122,7 +124,7 @@ class Keeper:
         head = self._evaluations.bounds().next
         if head != self._reported:
             self._evaluations.register("metrics", self._evaluations.cursor(head - 1), self._settings.metric_rows)
-            self.report, self._reported = self.evaluate(), head
+            self.report, self._reported = evaluation.report(self.last_rows(self._settings.metric_rows)), head
         champion = self.follower.champion
         if champion is not None:
             self.serving = Serving(champion.version, champion.predictor, self.report.multiplier)

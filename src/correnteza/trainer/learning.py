@@ -42,7 +42,7 @@ from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.promotions import PROMOTIONS
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Meta, Registry
-from correnteza.trainer.schedule import RowsSchedule, Schedule, SecondsSchedule
+from correnteza.trainer.schedule import schedule_of
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
 from correnteza.trainer.training import Job, Trained
@@ -142,7 +142,7 @@ class Learner:
         self._events = events
         self._stopping = stopping
         self._clock = clock
-        self._schedule = _schedule(settings, clock)
+        self._schedule = schedule_of(settings, clock)
         self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
         self._requests = store.log("requests", REQUESTS)
         self._books = Books(store, registry, events)
@@ -179,7 +179,7 @@ class Learner:
 
     def limit(self, state: State) -> int:
         """Most rows of the next batch, so that it ends where a training by rows is due, or a version is judged."""
-        left = self._schedule.rows_left(state.rows, self._books.progress.attempted, self._worth())
+        left = self._schedule.rows_left(state.rows, self._books.progress.attempted, self._books.progress.worth)
         if left is None:
             return self._settings.batch_rows
         judged = JUDGED_EVERY_ROWS - state.rows % JUDGED_EVERY_ROWS
@@ -208,6 +208,7 @@ class Learner:
             reason = f"the normalizer keeps only {len(self.window)} of the labelled rows that the window had"
             self._events.emit("window_short", reason, rows=len(self.window))
         self._follow()
+        self._take_up_watched()
         self._take_up_challenger()
         self.between(state)
 
@@ -217,6 +218,12 @@ class Learner:
             return self._upstream.window(self.window.capacity, position, state.offset, state.rows)
         past = self._past
         return self._upstream.window_of(self.window.capacity, state.rows, lambda rows: past(position, rows))
+
+    def _take_up_watched(self) -> None:
+        """Go on comparing the version in service with the one that it replaced."""
+        before = self._books.replaced() if self._tested() else None
+        loaded = None if before is None else self._follower.load(before, datetime.now(UTC))
+        self.stage.parent = None if loaded is None else Served(loaded, self._upstream)
 
     def _take_up_challenger(self) -> None:
         """Go on testing the version that was in shadow when the process ended."""
@@ -274,9 +281,6 @@ class Learner:
             self._ancestor = lineage.of(self._registry, version, self._settings, self._schema)
         self._follow()
 
-    def _worth(self) -> int:
-        return 1 if self._ancestor is None else plan.due_rows(self._ancestor.recipe)
-
     def _consider(self, state: State) -> None:
         """Begin a training if one is due or asked for."""
         if self._under_way is not None:
@@ -290,10 +294,10 @@ class Learner:
                 self._books.commit({}, [Event("training_refused", reason)], progress)
             return
         changed = self._changed(state)
-        due = self._schedule.due(state.rows, self._books.progress.attempted, self._worth())
+        due = self._schedule.due(state.rows, self._books.progress.attempted, self._books.progress.worth)
         if changed is not None:
             self._begin(state, replace(progress, changed=state.rows), "the error had risen", changed)
-        elif asked or (due and self.stage.challenger is None):
+        elif asked or (due and (self.stage.challenger is None or self._books.pinned() is not None)):
             self._begin(state, progress, "asked for" if asked else self._why(state), None)
 
     def _changed(self, state: State) -> int | None:
@@ -314,7 +318,12 @@ class Learner:
     def _begin(self, state: State, progress: Progress, reason: str, changed: int | None) -> None:
         champion = self._follower.champion
         wish = Wish(self._registry.next_version(), champion.version if champion else None, reason, changed)
-        job, meta = self._jobs.make(wish, state, self.window, self._ancestor, self._training.fresh)
+        ancestor = self._ancestor
+        if self.stage.challenger is not None and champion is not None:  # whose end is open: it may have no descendants
+            ancestor = lineage.of(self._registry, champion.version, self._settings, self._schema)
+        job, meta = self._jobs.make(wish, state, self.window, ancestor, self._training.fresh)
+        if job.recipe is not None:
+            progress = replace(progress, worth=plan.due_rows(job.recipe, state.drag))
         self._training.start(job)
         self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), changed is not None)
         self._schedule.started()
@@ -384,10 +393,3 @@ class Learner:
                 self.failure = str(error)
                 if self._stopping.wait(PAUSE_S):
                     return None
-
-
-def _schedule(settings: config.Trainer, clock: Callable[[], float]) -> Schedule:
-    if settings.retrain_every_rows is not None:
-        every = None if settings.retrain_every_rows == "auto" else settings.retrain_every_rows
-        return RowsSchedule(settings.min_rows, every)
-    return SecondsSchedule(settings.retrain_every_s or 0.0, clock)

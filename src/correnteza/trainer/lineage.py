@@ -1,6 +1,6 @@
 """Which recipe the next version begins with.
 
-Invariant: a version that was refused or rolled back has no descendants.
+Invariant: a version that was refused, superseded or rolled back has no descendants.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ APART = 1e3
 """Deviations by which the statistics may have moved before a lineage ends: single precision would not tell rows apart."""
 WINDOWS = 2
 """Windows of rows that are kept at hand: trees that grew a window ago are still in the forest."""
-CHILDLESS = ("refused", "rolled_back")
+CHILDLESS = ("refused", "superseded", "rolled_back")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ nothing beyond the rows that it has seen. So a line goes first, and the trees le
 Invariants:
 - Its answer is bounded: each number counts as far as the range of the rows that it was fitted on, and
   a tenth of that range beyond. Missing values count as 0, which is the mean; unknown categories as none.
-- The answer is `intercept + clipped(features) @ slopes + effect of each category`, so a few of them are
-  computed at once (`joined`), in NumPy and in ONNX alike.
+- The answer is `intercept + sum(clipped(features) * slopes) + effect of each category`, so a few of them are
+  computed at once (`joined`), in NumPy and in ONNX alike, and each as if it were alone.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Linear:
     """Linear parts, one or several.
 
     Args:
-        low: smallest value of each number that counts, shape [numbers].
-        high: largest, shape [numbers].
+        low: smallest value of each number that counts, shape [parts, numbers].
+        high: largest, shape [parts, numbers].
         intercepts: shape [parts].
-        slopes: shape [numbers, parts].
+        slopes: shape [parts, numbers].
         effects: per category field the effect of each code, shape [codes, parts].
     """
 
@@ -51,9 +51,9 @@ class Linear:
         Args:
             features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
         """
-        count = len(self.low)
-        numbers = np.clip(np.nan_to_num(features[:, :count], nan=0.0), self.low, self.high)
-        answer: Floats = numbers @ self.slopes + self.intercepts
+        count = self.slopes.shape[1]
+        numbers = np.nan_to_num(features[:, :count], nan=0.0)[:, None, :]
+        answer: Floats = (np.clip(numbers, self.low, self.high) * self.slopes).sum(axis=2) + self.intercepts
         for place, effects in enumerate(self.effects):
             answer += effects[indices(features[:, count + place], len(effects))]
         return answer
@@ -73,7 +73,7 @@ def none(features: Floats, numbers: int) -> Linear:
         numbers: how many of the leading columns are numbers.
     """
     low, high = _range(_numbers(features, numbers, FEATURE_LIMIT))
-    return Linear(low, high, np.zeros(1), np.zeros((numbers, 1)), (np.zeros((1, 1)),) * (features.shape[1] - numbers))
+    return Linear(low, high, np.zeros(1), np.zeros((1, numbers)), (np.zeros((1, 1)),) * (features.shape[1] - numbers))
 
 
 def fit(features: Floats, targets: Floats, numbers: int) -> Linear:
@@ -97,10 +97,10 @@ def fit(features: Floats, targets: Floats, numbers: int) -> Linear:
     for _, codes in tables:
         effects.append(np.append(weights[place : place + codes] * size, 0.0)[:, None])
         place += codes
-    return Linear(*_range(values), np.array([mean - centre @ slopes]), slopes[:, None], tuple(effects))
+    return Linear(*_range(values), np.array([mean - centre @ slopes]), slopes[None, :], tuple(effects))
 
 
-LOCAL_ROWS = 20
+LOCAL_ROWS = 10
 """Errors that a local correction is fitted on."""
 LOCAL_LEAST = 5
 LOCAL_CLIP = 10.0
@@ -108,13 +108,13 @@ LOCAL_FAR = 1e4
 """Deviations beyond which a number counts no further: squares of larger ones would drown the penalty."""
 
 
-def local(features: Floats, errors: Floats, numbers: int) -> tuple[float, Floats] | None:
+def local(features: Floats, errors: Floats, units: Floats) -> tuple[float, Floats] | None:
     """A correction for the next rows, from the last errors: intercept, and a slope per number.
 
     Args:
         features: of the last rows, shape [rows, features].
         errors: target minus prediction, made before the row was learned from, in the target's unit, shape [rows].
-        numbers: how many of the leading columns are numbers.
+        units: a usual deviation of each number over many rows, shape [numbers].
 
     Returns:
         None when there are too few errors.
@@ -123,26 +123,26 @@ def local(features: Floats, errors: Floats, numbers: int) -> tuple[float, Floats
         return None
     usual = np.median(np.abs(errors)) * LOCAL_CLIP  # a single absurd target is no trend
     bounded = np.clip(errors, -usual, usual)
-    values = _numbers(features, numbers, LOCAL_FAR)
+    values = _numbers(features / np.append(units, np.ones(features.shape[1] - len(units))), len(units), LOCAL_FAR)
     centre, mean = values.mean(axis=0), float(bounded.mean())
-    # Not standardised again: what hardly moved among so few rows must not be given a steep slope.
+    # In units of many rows: what hardly moved among so few must not be given a steep slope.
     design = values - centre
-    slopes = np.linalg.solve(design.T @ design + PENALTY * np.eye(numbers), design.T @ (bounded - mean))
-    return mean - float(centre @ slopes), slopes
+    slopes = np.linalg.solve(design.T @ design + PENALTY * np.eye(len(units)), design.T @ (bounded - mean))
+    return mean - float(centre @ slopes), slopes / units
 
 
 def joined(parts: Sequence[Linear]) -> Linear:
-    """Several linear parts as one, each a column; numbers count as far as any of them has seen.
+    """Several linear parts as one, each a column.
 
     Args:
         parts: of the same features.
     """
     sizes = [max(len(part.effects[i]) for part in parts) for i in range(len(parts[0].effects))]
     return Linear(
-        np.min([part.low for part in parts], axis=0),
-        np.max([part.high for part in parts], axis=0),
+        np.vstack([part.low for part in parts]),
+        np.vstack([part.high for part in parts]),
         np.concatenate([part.intercepts for part in parts]),
-        np.hstack([part.slopes for part in parts]),
+        np.vstack([part.slopes for part in parts]),
         tuple(np.hstack([_padded(part.effects[i], size) for part in parts]) for i, size in enumerate(sizes)),
     )
 
@@ -160,7 +160,7 @@ def _numbers(features: Floats, count: int, limit: float) -> Floats:
 def _range(values: Floats) -> tuple[Floats, Floats]:
     low, high = values.min(axis=0), values.max(axis=0)
     reach = BEYOND * (high - low)
-    return low - reach, high + reach
+    return (low - reach)[None, :], (high + reach)[None, :]
 
 
 def _table(codes: Floats) -> tuple[Floats, int]:

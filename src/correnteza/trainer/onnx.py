@@ -174,24 +174,25 @@ def _label_encoder(values: Sequence[str], source: str, result: str) -> onnx.Node
 
 def _mixture(mixture: Mixture) -> Part:
     """The experts of an adaptive forest and their mixture; see `forest`."""
-    part, width = mixture.linear(), len(mixture.recipe.numbers)
-    counted = np.eye(len(mixture.members), width)  # which expert's trees each prediction has
-    if mixture.recipe.local is not None:
-        counted[0, -1] = 1.0
+    part, members = mixture.linear(), len(mixture.members)
+    # No matrix products: their last bit depends on how many rows are computed at once.
+    counted = np.array([*range(members), *([0] if mixture.recipe.local is not None else [])])
     steps = _linear(part, mixture.n_numeric)
     nodes = [
         *_rounded(),
         _tree_node(of_mixture(mixture), "compared", "leaves"),
         *steps.nodes,
-        helper.make_node("MatMul", ["leaves", "counted"], ["forests"]),
+        helper.make_node("Gather", ["leaves", "counted"], ["forests"], axis=1),
         helper.make_node("Add", ["forests", "lines"], ["experts"]),
-        helper.make_node("MatMul", ["experts", "weights"], ["prediction"]),
+        helper.make_node("Mul", ["experts", "weights"], ["shares"]),
+        helper.make_node("ReduceSum", ["shares", "last_axis"], ["prediction"], keepdims=1),
         *_spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR)),
     ]
     constants = [
         *steps.constants,
         numpy_helper.from_array(counted, "counted"),
-        numpy_helper.from_array(np.array(mixture.recipe.weights)[:, None], "weights"),
+        numpy_helper.from_array(np.array([-1]), "last_axis"),
+        numpy_helper.from_array(np.array(mixture.recipe.weights)[None, :], "weights"),
     ]
     return Part(nodes, constants, ML_OPSET_TREES)
 
@@ -203,17 +204,20 @@ def _linear(part: Linear, numbers: int) -> Part:
         constants += [
             numpy_helper.from_array(np.arange(numbers), "number_columns"),
             numpy_helper.from_array(np.array(0.0), "mean_number"),
-            numpy_helper.from_array(part.low, "low"),
-            numpy_helper.from_array(part.high, "high"),
-            numpy_helper.from_array(part.slopes, "slopes"),
+            numpy_helper.from_array(part.low[None], "low"),
+            numpy_helper.from_array(part.high[None], "high"),
+            numpy_helper.from_array(part.slopes[None], "slopes"),
+            numpy_helper.from_array(np.array([1]), "parts_axis"),
         ]
         nodes += [
             helper.make_node("Gather", ["prepared", "number_columns"], ["seen_numbers"], axis=1),
             helper.make_node("IsNaN", ["seen_numbers"], ["missing_numbers"]),
             helper.make_node("Where", ["missing_numbers", "mean_number", "seen_numbers"], ["all_numbers"]),
-            helper.make_node("Max", ["all_numbers", "low"], ["raised"]),
+            helper.make_node("Unsqueeze", ["all_numbers", "parts_axis"], ["each_part"]),
+            helper.make_node("Max", ["each_part", "low"], ["raised"]),
             helper.make_node("Min", ["raised", "high"], ["within"]),
-            helper.make_node("MatMul", ["within", "slopes"], ["line"]),
+            helper.make_node("Mul", ["within", "slopes"], ["sloped"]),
+            helper.make_node("ReduceSum", ["sloped", "last_axis"], ["line"], keepdims=0),
         ]
         sums.append("line")
     for place, effects in enumerate(part.effects):

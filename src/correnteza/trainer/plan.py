@@ -22,16 +22,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from correnteza.trainer.recipe import LOCAL, Base, Cohort, Expert, Local, Recipe
-from correnteza.trainer.scores import Score
+from correnteza.trainer.scores import Drag, Score
 
-TURNOVER = 1.0
-"""Share of a window that must be new until all trees have been replaced."""
+TURNOVER = 2.0
+"""Windows of new rows until all trees have been replaced."""
 LEAST = 0.1
 """Share of the trees that a training replaces at least."""
+TICKS = 5
+"""Trainings, at least, until all trees of a large window have been replaced: so each costs a fifth of a full one at most."""
 DOUBLED = 2.0
+"""A window of so many times the rows that an expert was built on has it built anew."""
 PACE = 200.0
-CARRIES = 0.5
-LOCAL_PACE = 250
+"""Trees are grown after rows**1.5 / PACE new rows, where nothing else says when: after 5 at 100, after 158 at 1,000."""
+HELPS = 0.95
+"""Share of the first expert's error that the local correction must stay below to count."""
+CARRIES = 0.8
+"""Share of the error that a correction by the last errors must leave at most to be worth versions of its own."""
+LOCAL_PACE = 500
+"""Such versions come this often while a window of rows passes, at most."""
+LOCAL_WINDOW_ROWS = 2500
+"""Windows up to which they come."""
 RIVAL_ROWS = 20
 """Fewest rows that an expert is built on."""
 PROOF_ROWS = 100
@@ -42,6 +52,8 @@ TRIAL_ROWS = 2000
 """Tested rows after which a rival that has not taken over is dropped."""
 RETIRED = 2
 """Retired experts that are kept."""
+RETIRED_SHARE = 3
+"""One in so many of their trees is kept: enough to see that their world is back, and to bridge the time."""
 TESTED_ROWS = 20
 """Tested rows before an expert has any weight."""
 POWER = 8.0
@@ -86,9 +98,10 @@ def plan(
         local: the correction of the first expert, its weight not yet set.
     """
     if parent is None:
-        fresh = _built(Expert(1, max(1, at - bounds.window_rows + 1), at, 1.0, Base(1, 1, 0), ()), at, bounds)
-        return Recipe(at, scaler_version, (fresh,))
-    experts = _succession(parent.experts, scores)
+        number = max(scores, default=0) + 1  # nobody else's errors
+        fresh = _built(Expert(number, max(1, at - bounds.window_rows + 1), at, 1.0, Base(1, 1, 0), ()), at, bounds)
+        return Recipe(at, scaler_version, (fresh,), next_number=number + 1)
+    experts = _succession(parent.experts, scores, bounds)
     number = parent.next_number
     if changed is not None and not _rival(experts):
         start = max(experts[0].start, min(changed, at - RIVAL_ROWS + 1))
@@ -104,17 +117,20 @@ def grow_rows(recipe: Recipe) -> int:
     exponent keeps the time per record from growing with the window.
     """
     windows = [_length(expert, recipe.at) for expert in recipe.experts if not expert.retired]
-    return max(1, int(min(windows) ** 1.5 / PACE), max(windows) // 100)
+    largest = max(windows)
+    return max(1, min(int(min(windows) ** 1.5 / PACE), int(TURNOVER * largest / TICKS)), largest // 100)
 
 
-def due_rows(recipe: Recipe) -> int:
+def due_rows(recipe: Recipe, drag: Drag) -> int:
     """New labelled rows for which the next version is worth its time.
 
-    Where the local correction carries the prediction, it is renewed more often than trees are grown.
+    Where each error tells much of the next one, a correction by the last errors is renewed more often than trees are
+    grown, as long as the window is small, and a version quickly made.
     """
-    local = recipe.local is not None and recipe.local.weight >= CARRIES
-    windows = [_length(expert, recipe.at) for expert in recipe.experts if not expert.retired]
-    return min(grow_rows(recipe), max(1, max(windows) // LOCAL_PACE)) if local else grow_rows(recipe)
+    rows = max(_length(expert, recipe.at) for expert in recipe.experts if not expert.retired)
+    if drag.share < CARRIES and rows <= LOCAL_WINDOW_ROWS:
+        return min(grow_rows(recipe), max(1, rows // LOCAL_PACE))
+    return grow_rows(recipe)
 
 
 def weights(experts: tuple[int, ...], scores: Mapping[int, Score]) -> tuple[float, ...]:
@@ -135,7 +151,7 @@ def weights(experts: tuple[int, ...], scores: Mapping[int, Score]) -> tuple[floa
     return tuple(power / sum(powers) for power in powers)
 
 
-def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score]) -> tuple[Expert, ...]:
+def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score], bounds: Bounds) -> tuple[Expert, ...]:
     """Let a rival that has proved itself take over, and drop one that has not."""
     first, rival = experts[0], _rival(experts)
     if rival is None or rival.number not in scores or first.number not in scores:
@@ -143,7 +159,8 @@ def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score]) -> tup
     tested = scores[rival.number]
     others = tuple(expert for expert in experts if expert not in (first, rival))
     if tested.rows >= PROOF_ROWS and tested.mean < PROOF * scores[first.number].mean:
-        return (rival, *(*others, replace(first, retired=True))[-RETIRED:])
+        kept = _kept(first.cohorts, max(1, bounds.trees // RETIRED_SHARE))
+        return (rival, *(*others, replace(first, retired=True, cohorts=kept))[-RETIRED:])
     if tested.rows >= TRIAL_ROWS:
         return (first, *others)
     return experts
@@ -157,7 +174,7 @@ def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
     """The expert with new trees, or built anew when its window has doubled."""
     first = max(expert.start, at - bounds.window_rows + 1)
     rows, new = at - first + 1, at - (expert.last if expert.cohorts else 0)
-    if not expert.cohorts or rows >= DOUBLED * expert.base.rows:
+    if not expert.cohorts or rows >= DOUBLED * expert.base.rows or at - expert.base.last >= DOUBLED * rows:
         return _built(expert, at, bounds)
     if new < bounds.grow_rows:
         return expert
@@ -184,10 +201,17 @@ def _kept(cohorts: tuple[Cohort, ...], trees: int) -> tuple[Cohort, ...]:
 
 
 def _weighted(recipe: Recipe, scores: Mapping[int, Score]) -> Recipe:
-    shares = dict(zip(recipe.numbers, weights(recipe.numbers, scores), strict=True))
+    trusted = [number for number in recipe.numbers if number != LOCAL or _helps(recipe, scores)]
+    shares = dict(zip(trusted, weights(tuple(trusted), scores), strict=True))
     experts = tuple(replace(expert, weight=shares[expert.number]) for expert in recipe.experts)
-    local = recipe.local and replace(recipe.local, weight=shares[LOCAL])
+    local = recipe.local and replace(recipe.local, weight=shares.get(LOCAL, 0.0))
     return replace(recipe, experts=experts, local=local)
+
+
+def _helps(recipe: Recipe, scores: Mapping[int, Score]) -> bool:
+    """Whether the local correction has been clearly better than what it corrects."""
+    local, first = scores.get(LOCAL), scores.get(recipe.experts[0].number)
+    return local is not None and first is not None and local.mean < HELPS * first.mean
 
 
 def _length(expert: Expert, at: int) -> int:

@@ -198,6 +198,7 @@ class LearnerStage:
         errors = np.abs(target - given.prediction)
         multipliers, conformal = _multipliers(state.conformal, errors, given.spread)
         given = given.within(multipliers[:-1])
+        rest = target - (shadow or said).experts[:, 0]
         error, change = self._risen(state, errors, scored.numbers)
         after = replace(
             self._compared(state, scored, target, np.abs(target - said.prediction), shadow),
@@ -205,7 +206,8 @@ class LearnerStage:
             error=error,
             change=change,
             scores=self._scores(state, target, said, shadow),
-            recent=_recent(state, scored.numbers, target - (shadow or said).experts[:, 0]),
+            recent=_recent(state, scored.numbers, rest),
+            drag=state.drag.extended(rest),
         )
         columns = {
             "target": target,

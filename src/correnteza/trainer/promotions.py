@@ -24,8 +24,8 @@ Kind = Literal["first", "not_worse", "better", "drift", "young", "rollback", "by
 """Why a version went into service: it is the first; a test found it not worse, or better; a drift was detected; its
 successor was worse; somebody said so; somebody took the pin away; it is the newest, where nothing is tested. `young`:
 it has learned from too few rows to be worth a test."""
-Decision = Literal["promoted", "refused", "superseded", "rolled_back"]
-"""`superseded`: a newer challenger came before this one was decided about."""
+Decision = Literal["promoted", "refused", "superseded", "held", "rolled_back"]
+"""`superseded`: a newer challenger came before this one was decided about; `held`: another version was pinned."""
 
 PROMOTIONS = pa.schema(
     [

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from correnteza.config import Trainer
+
 PAUSE_FIRST_S = 1.0
 PAUSE_MAX_S = 300.0
 
@@ -115,3 +117,11 @@ class SecondsSchedule:
         """See `Schedule.ended`."""
         self._pause_s = min(max(2 * self._pause_s, PAUSE_FIRST_S), PAUSE_MAX_S) if failed else 0.0
         self._due_at = max(self._due_at, self._clock() + self._pause_s)
+
+
+def schedule_of(settings: Trainer, clock: Callable[[], float]) -> Schedule:
+    """The schedule that the section `[trainer]` asks for; `clock` is monotonic time in seconds."""
+    if settings.retrain_every_rows is not None:
+        every = None if settings.retrain_every_rows == "auto" else settings.retrain_every_rows
+        return RowsSchedule(settings.min_rows, every)
+    return SecondsSchedule(settings.retrain_every_s or 0.0, clock)

@@ -11,12 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from correnteza.features import Floats
 
 MEMORY_ROWS = 30
 """An error counts 1/e after so many rows."""
 KEEP = 1.0 - 1.0 / MEMORY_ROWS
 CLIP = 5.0
+LARGEST = 1e150
+ABSURD = 1e6
+"""A mean so many times as large as the next error was none; the first error of all has nothing to be clipped by."""
+KEEP_BIAS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,39 @@ class Score:
         return self.errors / self.weight if self.weight else float("inf")
 
 
+@dataclass(frozen=True, slots=True)
+class Drag:
+    """How much of an expert's error the errors just before it tell: that of the expert, and that of a correction by them.
+
+    Args:
+        bias: mean of the last errors, older ones counting less, in the target's unit.
+        plain: recent errors of the expert.
+        corrected: recent errors of the expert and the bias together.
+    """
+
+    bias: float = 0.0
+    plain: Score = Score()
+    corrected: Score = Score()
+
+    @property
+    def share(self) -> float:
+        """Share of the error that is left when each answer is corrected by the errors before it; 1 when it is not known."""
+        return self.corrected.mean / self.plain.mean if self.plain.rows >= MEMORY_ROWS and self.plain.mean > 0.0 else 1.0
+
+    def extended(self, errors: Floats) -> Drag:
+        """After some rows.
+
+        Args:
+            errors: target minus prediction, in order, in the target's unit, shape [rows].
+        """
+        bias, scores = self.bias, {0: self.plain, 1: self.corrected}
+        for error in errors.tolist():
+            limit = CLIP * scores[0].mean if scores[0].weight and scores[0].mean > 0.0 else LARGEST
+            scores = extended(scores, (0, 1), np.array([[abs(error), abs(error - bias)]]))
+            bias = KEEP_BIAS * bias + (1.0 - KEEP_BIAS) * min(max(error, -limit), limit)
+        return Drag(bias, scores[0], scores[1])
+
+
 def extended(scores: Mapping[int, Score], numbers: Sequence[int], errors: Floats) -> dict[int, Score]:
     """The scores after some rows; experts that are not among `numbers` keep theirs.
 
@@ -55,7 +94,9 @@ def extended(scores: Mapping[int, Score], numbers: Sequence[int], errors: Floats
         limit = CLIP * min(known) if known else float("inf")
         limit = limit if limit > 0.0 else float("inf")
         for i in places:
-            sums[i] = KEEP * sums[i] + min(row[i], limit, 1e150)
+            if weights[i] and sums[i] > ABSURD * row[i] * weights[i] > 0.0:  # the errors before were those of absurd targets
+                sums[i] = weights[i] = 0.0
+            sums[i] = KEEP * sums[i] + min(row[i], limit, LARGEST)
             weights[i] = KEEP * weights[i] + 1.0
     rows = len(errors)
     changed = {

@@ -32,7 +32,7 @@ from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
-from correnteza.trainer import evaluation, handover, history, predict, prequential, protocols
+from correnteza.trainer import evaluation, handover, history, labels, predict, prequential, protocols
 from correnteza.trainer.answers import PREDICTIONS, Answers
 from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
@@ -53,6 +53,7 @@ Last = Annotated[int, Query(ge=1, le=ROWS_IN_MEMORY, description="Tell of so man
 Version = Annotated[int, PathParameter(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
 _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
 _OBJECT = {"type": "object"}
+Rows = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of `evaluations`, the last ones.")]
 _SENTENCES = {"type": "array", "items": {"type": "string"}}
 
 
@@ -173,6 +174,7 @@ def _logs(store: Store) -> dict[str, OwnedLog]:
         "records": predictions,
         "predictions": predictions,
         "evaluations": store.log(prequential.LOG, evaluation.EVALUATIONS),
+        "labels": store.log(labels.LOG, labels.LABELS),
         "promotions": store.log("promotions", PROMOTIONS, bounded=False),
         "decisions": store.log("decisions", DECISIONS, bounded=False),
         "events": store.log("events", events.SCHEMA),
@@ -235,6 +237,7 @@ class Desk:
             "model_since": None if champion is None else champion.since,
             "rolling": {} if rolling is None else asdict(rolling),
             "multiplier": keeper.report.multiplier,
+            **_seen(told),
             "learned_rows": told.get("learned_rows", 0),
             "labelled_rows": told.get("labelled_rows", 0),
             "window_rows": told.get("window_rows", 0),
@@ -244,16 +247,19 @@ class Desk:
             "learner": {**figures.learner, "events": told.get("events", {})},
         }
 
-    def evaluation(self) -> dict[str, Any]:
-        """The body of `GET /evaluation`."""
-        report = self._keeper.evaluate()
+    def evaluation(self, rows: int | None = None) -> dict[str, Any]:
+        """The body of `GET /evaluation`, over the last so many rows of the log; over `trainer.metric_rows` if None."""
+        last = self._keeper.last_rows(rows or self._settings.metric_rows)
+        report = evaluation.report(last)
         champion = self._keeper.follower.champion
         return {
             "model_version": None if champion is None else champion.version,
-            "metric_rows": self._settings.metric_rows,
+            "metric_rows": rows or self._settings.metric_rows,
             "level": self._settings.level,
             "multiplier": report.multiplier,
+            **_seen(self._count.total().told),
             "rolling": None if report.overall is None else asdict(report.overall),
+            "windows": [asdict(metrics) for metrics in evaluation.windows(last)],
             "versions": [{"model_version": version, **asdict(metrics)} for version, metrics in report.versions.items()],
         }
 
@@ -303,6 +309,11 @@ class Desk:
         return {"accepted": True, "request": self._requests.append(row).first}
 
 
+def _seen(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the learner says of challenger, drift and labels."""
+    return {"challenger": told.get("challenger"), "drift": told.get("drift", {}), "labels": told.get("labels", {})}
+
+
 def _listed(row: dict[str, Any], current: Current | None, decisions: Mapping[int, str]) -> dict[str, Any]:
     in_service = current is not None and current.version == row["version"]
     pinned = in_service and current is not None and current.pinned
@@ -341,8 +352,8 @@ def routes_of(desk: Desk) -> APIRouter:
         return _json(desk.train(), HTTPStatus.ACCEPTED)
 
     @routes.get("/evaluation", summary="Rolling errors, in all and by model version", responses=_ok(_OBJECT))
-    def evaluate() -> Response:
-        return _json(desk.evaluation())
+    def evaluate(rows: Rows = None) -> Response:
+        return _json(desk.evaluation(rows))
 
     return routes
 

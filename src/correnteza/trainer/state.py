@@ -17,7 +17,7 @@ import pyarrow as pa
 from correnteza.trainer import drift
 from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.duel import Duel
-from correnteza.trainer.scores import Score
+from correnteza.trainer.scores import Drag, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class State:
         last_target: the last of them; NaN before the first.
         scores: recent errors of the experts.
         recent: number and error of the last tested rows, by the first expert of the newest version.
+        drag: what those errors tell of the next.
         trial: challenger against champion; None without a challenger.
         watch: champion against its parent; None when that is settled.
         change: the last rise of the error.
@@ -79,6 +80,7 @@ class State:
     last_target: float = float("nan")
     scores: Mapping[int, Score] = field(default_factory=dict)
     recent: tuple[tuple[int, float], ...] = ()
+    drag: Drag = field(default_factory=Drag)
     trial: Trial | None = None
     watch: Trial | None = None
     change: Change | None = None
@@ -98,6 +100,7 @@ def dump(state: State) -> bytes:
     values: dict[str, Any] = {name: getattr(state, name) for name in ("offset", "rows", "target_sum", "recent")}
     values["last_target"] = None if np.isnan(state.last_target) else state.last_target
     values |= {name: getattr(state, name).plain() for name in ("conformal", "error", "fields", "target")}
+    values["drag"] = asdict(state.drag)
     values["scores"] = {str(number): asdict(score) for number, score in sorted(state.scores.items())}
     values |= {name: _plain_trial(getattr(state, name)) for name in ("trial", "watch")}
     values["change"] = state.change and asdict(state.change)
@@ -118,6 +121,7 @@ def load(blob: bytes) -> State:
         last_target=float("nan") if values["last_target"] is None else values["last_target"],
         scores={int(number): Score(**score) for number, score in values["scores"].items()},
         recent=tuple((number, error) for number, error in values["recent"]),
+        drag=Drag(values["drag"]["bias"], Score(**values["drag"]["plain"]), Score(**values["drag"]["corrected"])),
         trial=_trial_of(values["trial"]),
         watch=_trial_of(values["watch"]),
         change=values["change"] and Change(**values["change"]),

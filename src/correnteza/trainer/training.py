@@ -130,8 +130,8 @@ def _fitted(job: Job, memo: Memo | None) -> Any:
     estimator = estimators.build(job.estimator, job.params, seed)
     try:
         if job.recipe is None:
-            targets = np.clip(job.targets, *forest.bounds(job.targets))
-            features = estimators.prepared(estimator, job.features)
+            rows, targets = forest.sound(job.features, job.targets)
+            features = estimators.prepared(estimator, rows)
             return estimators.servable(estimator.fit(features, targets), features, seed)
         return _mixed(job, forest.Memo() if memo is None else memo)
     except (ConfigError, TrainingFailedError):
