@@ -35,13 +35,15 @@ FAULTS = 10
 """Most faults of records that are printed."""
 
 Last = Annotated[int, typer.Option(parser=integer, help="Tell of so many versions, the last ones.", metavar="VERSIONS")]
+LISTED = 20
+"""Versions that are listed, where nothing else is asked for."""
 
 
-def models_list(config: Config = None, port_base: PortBase = None, as_json: Json = False) -> None:
-    """List the model versions, oldest first."""
+def models_list(last: Last = LISTED, config: Config = None, port_base: PortBase = None, as_json: Json = False) -> None:
+    """List the last model versions, oldest first."""
     from correnteza.table import models
 
-    answer = client_of(settings_of(config, given(port_base))).models()
+    answer = client_of(settings_of(config, given(port_base))).models()[-last:]
     if as_json:
         print_json(answer)
     else:

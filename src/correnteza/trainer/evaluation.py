@@ -188,6 +188,22 @@ def last_rows(log: OwnedLog, rows: int) -> pa.RecordBatch:
             return pa.concat_batches(parts).select(log.schema.names)
 
 
+def rows_since(log: OwnedLog, offset: int, rows: int) -> pa.RecordBatch:
+    """The last rows of a log `evaluations`, back to those of a record that came at an offset of `normalized` or before it.
+
+    Args:
+        log: the log.
+        offset: of the record.
+        rows: how many to try first.
+    """
+    while True:
+        last = last_rows(log, rows)
+        arrived = last.filter(pc.is_null(last["label_offset"]))["normalized_offset"]
+        if last.num_rows < rows or (len(arrived) and arrived[0].as_py() <= offset):
+            return last
+        rows *= 2
+
+
 def _floats(rows: pa.RecordBatch, name: str) -> Floats:
     values: Floats = rows[name].to_numpy(zero_copy_only=False)
     return values.astype(np.float64, copy=False)

@@ -39,6 +39,9 @@ MANY = 20_000
 """Trees times rows from which several threads are worth their start."""
 SPREAD_TREES = 10
 SPREAD_FLOOR = 0.1
+"""Least spread, as a share of the mean one."""
+SPREAD_LEAST = 0.02
+"""Least spread, as a share of the deviation of the targets: a line through a few rows leaves nothing in the leaves."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +121,7 @@ class Memo:
         """Take the parts of a version that was built by another process."""
         recipe = mixture.recipe
         for expert, member in zip(recipe.experts, mixture.members, strict=True):
-            self.parts[base_key(recipe, expert)] = member.linear
+            self.parts[base_key(recipe, expert)] = (member.linear, member.deviation)
             place = 0
             for cohort in expert.cohorts:
                 self.parts[cohort_key(recipe, expert, cohort)] = list(member.trees[place : place + cohort.kept])
@@ -138,10 +141,12 @@ class Member:
     Args:
         linear: its linear part.
         trees: the fitted trees, oldest first.
+        deviation: of the targets that the linear part was fitted on, in the target's unit.
     """
 
     linear: Linear
     trees: tuple[Any, ...]
+    deviation: float
 
     def predict(self, prepared: Floats) -> Floats:
         """In the target's unit, shape [rows]."""
@@ -227,20 +232,24 @@ class _Builder:
     threads: int
 
     def member(self, expert: Expert) -> Member:
-        part = self.memo.get(base_key(self.recipe, expert), lambda: self._linear(expert.base))
+        part, deviation = self.memo.get(base_key(self.recipe, expert), lambda: self._linear(expert.base))
         trees: list[Any] = []
         for cohort in expert.cohorts:
             key = cohort_key(self.recipe, expert, cohort)
             self.memo.lacks(key, cohort.kept)
             grown = self.memo.get(key, lambda: self._grown(part, cohort))  # noqa: B023 - called at once
             trees += grown[len(grown) - cohort.kept :]
-        return Member(part, tuple(trees))
+        return Member(part, tuple(trees), deviation)
 
-    def _linear(self, base: Base) -> Linear:
+    def _linear(self, base: Base) -> tuple[Linear, float]:
+        """The linear part, and the deviation of the targets."""
         features, targets = self.rows.between(base.first, base.last)
         if self._helps(features, targets, base.seed):
-            return linear.fit(features, targets, self.rows.n_numeric)
-        return linear.none(features, self.rows.n_numeric)
+            part = linear.fit(features, targets, self.rows.n_numeric)
+        else:
+            part = linear.none(features, self.rows.n_numeric)
+        largest = float(np.abs(targets).max()) or 1.0  # keeps the squares finite
+        return part, float(np.std(targets / largest)) * largest
 
     def _helps(self, features: Floats, targets: Floats, seed: int) -> bool:
         """Whether trees behind a linear part are nearer to rows that neither has seen than trees alone."""

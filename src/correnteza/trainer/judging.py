@@ -53,9 +53,7 @@ def at_once(first: bool, drift: bool, rows: int, tested: bool) -> Ruling | None:
     if drift:
         return Ruling(True, "drift", "the error had risen", {})
     if rows < YOUNG_ROWS:
-        return Ruling(
-            True, "young", f"trained on {rows:,} rows, fewer than the {YOUNG_ROWS:,} from which versions are tested", {}
-        )
+        return Ruling(True, "young", f"versions are tested from {YOUNG_ROWS:,} rows on", {})
     return None
 
 
@@ -71,9 +69,9 @@ def ruling(trial: Trial | None, version: int, against: int) -> Ruling | None:
         return None
     duel = trial.duel
     if duel.verdict in ("better", "not_worse"):
-        return Ruling(True, "better" if duel.verdict == "better" else "not_worse", duel.sentence(), evidence(duel))
+        return Ruling(True, "better" if duel.verdict == "better" else "not_worse", words(duel), evidence(duel))
     if duel.verdict == "worse" or duel.rows >= TRIAL_ROWS:
-        return Ruling(False, None, duel.sentence(), evidence(duel))
+        return Ruling(False, None, words(duel), evidence(duel))
     return None
 
 
@@ -87,7 +85,17 @@ def rolled_back(watch: Trial | None, version: int, parent: int) -> Ruling | None
     """
     if watch is None or (watch.version, watch.against) != (version, parent) or watch.duel.verdict != "worse":
         return None
-    return Ruling(False, "rollback", f"version {version} was {watch.duel.sentence()}", evidence(watch.duel))
+    return Ruling(False, "rollback", f"version {version} was {words(watch.duel)}", evidence(watch.duel))
+
+
+def words(duel: Duel) -> str:
+    """What a test came to, without its numbers."""
+    margin = f"{100 * duel.margin:g} %"
+    return {
+        "better": "better",
+        "not_worse": f"not worse by more than {margin}",
+        "worse": f"worse by more than {margin}",
+    }.get(duel.verdict or "", f"no verdict within {TRIAL_ROWS:,} rows")
 
 
 def evidence(duel: Duel) -> dict[str, Any]:

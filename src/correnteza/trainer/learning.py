@@ -202,8 +202,9 @@ class Learner:
             return
         state = self.stage.load(claim.state)
         self.window = self._window(claim.position, state)
-        self.stage.opened.restore(evaluation.last_rows(self._evaluations, self._settings.label_horizon_rows))
-        self._learned = state.offset
+        horizon = self._settings.label_horizon_rows
+        self.stage.opened.restore(evaluation.rows_since(self._evaluations, state.offset - horizon, horizon))
+        self._labelled, self._learned = state.rows, state.offset
         if len(self.window) < min(state.rows, self._settings.window_rows):
             reason = f"the normalizer keeps only {len(self.window)} of the labelled rows that the window had"
             self._events.emit("window_short", reason, rows=len(self.window))
@@ -232,11 +233,10 @@ class Learner:
             self._shadow(last.version)
 
     def _look_around(self, state: State) -> None:
-        self._labelled = state.rows
         self.drift = drift_of(state)
-        if state.offset > self._learned and state.fresh is not None:
+        if state.rows > self._labelled and state.fresh is not None:  # outcomes alone do not move the offset
             self._upstream.learn(self.window, state.fresh)
-            self._learned = state.offset
+        self._labelled, self._learned = state.rows, state.offset
         self._conclude()
         self._follow()
         if not self._schedule.waits or state.rows % JUDGED_EVERY_ROWS == 0:

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from correnteza.errors import LogError, OffsetRemovedError
+from correnteza.errors import LogError, LogUnavailableError, OffsetRemovedError
 from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Slice
 from correnteza.records import ID, MAGNITUDE_LIMIT, OFFSET, Schema
@@ -209,6 +209,8 @@ class Ledger:
         except OffsetRemovedError as error:
             self._told.emit("gap", f"outcomes were removed before they were read: {error}", first=error.first)
             return self._outcomes.read(None, limit)
+        except LogUnavailableError:
+            return None  # records do not wait for the service that has the outcomes; these come when it is back
 
     def _arrivals(self, limit: int, wait_s: float) -> Slice:
         try:

@@ -28,7 +28,7 @@ from correnteza.errors import TrainingFailedError
 from correnteza.features import OTHER, Codes, Floats, Scaler
 from correnteza.records import Schema
 from correnteza.trainer.estimators import FEATURE_LIMIT, allows_missing, limited, prepared
-from correnteza.trainer.forest import SPREAD_FLOOR, SPREAD_TREES, Mixture
+from correnteza.trainer.forest import SPREAD_FLOOR, SPREAD_LEAST, SPREAD_TREES, Mixture
 from correnteza.trainer.linear import Linear
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.probe import raw
@@ -175,7 +175,7 @@ def _label_encoder(values: Sequence[str], source: str, result: str) -> onnx.Node
 def _mixture(mixture: Mixture) -> Part:
     """The experts of an adaptive forest and their mixture; see `forest`."""
     part, members = mixture.linear(), len(mixture.members)
-    # No matrix products: their last bit depends on how many rows are computed at once.
+    # Neither matrix products nor ReduceSum: their last bit depends on how many rows are computed at once.
     counted = np.array([*range(members), *([0] if mixture.recipe.local is not None else [])])
     steps = _linear(part, mixture.n_numeric)
     nodes = [
@@ -185,8 +185,8 @@ def _mixture(mixture: Mixture) -> Part:
         helper.make_node("Gather", ["leaves", "counted"], ["forests"], axis=1),
         helper.make_node("Add", ["forests", "lines"], ["experts"]),
         helper.make_node("Mul", ["experts", "weights"], ["shares"]),
-        helper.make_node("ReduceSum", ["shares", "last_axis"], ["prediction"], keepdims=1),
-        *_spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR)),
+        *_column_sum("shares", len(counted), axis=1, result="prediction"),
+        *_spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR, SPREAD_LEAST)),
     ]
     constants = [
         *steps.constants,
@@ -217,7 +217,8 @@ def _linear(part: Linear, numbers: int) -> Part:
             helper.make_node("Max", ["each_part", "low"], ["raised"]),
             helper.make_node("Min", ["raised", "high"], ["within"]),
             helper.make_node("Mul", ["within", "slopes"], ["sloped"]),
-            helper.make_node("ReduceSum", ["sloped", "last_axis"], ["line"], keepdims=0),
+            *_column_sum("sloped", numbers, axis=2, result="line_of_columns"),
+            helper.make_node("Squeeze", ["line_of_columns", "last_axis"], ["line"]),
         ]
         sums.append("line")
     for place, effects in enumerate(part.effects):
@@ -227,6 +228,13 @@ def _linear(part: Linear, numbers: int) -> Part:
         sums.append(f"effect_{place}")
     nodes.append(helper.make_node("Sum", sums, ["lines"]))
     return Part(nodes, constants)
+
+
+def _column_sum(source: str, columns: int, axis: int, result: str) -> list[onnx.NodeProto]:
+    """The sum along an axis, which stays; from the first column to the last, unlike ReduceSum, however many rows there are."""
+    names = [f"{source}_{column}" for column in range(columns)]
+    split = helper.make_node("Split", [source], names, axis=axis, num_outputs=columns)
+    return [split, helper.make_node("Sum", names, [result])]
 
 
 def _effects(effects: Floats, place: int, column: int) -> Part:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -115,6 +116,17 @@ class Opened:
         given = Given(version, prediction, spread, multiplier, unknown, unknown)
         self.add(rows["normalized_offset"].to_numpy(), given)
 
+    def knows(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        """Whether each labelled row was answered before: as a record that is remembered, or by the server.
+
+        Args:
+            rows: perhaps with the ledger's columns.
+        """
+        if "effect" not in rows.schema.names:
+            return np.zeros(rows.num_rows, np.bool_)
+        told = zip(rows["of_offset"].to_pylist(), rows["answer_version"].to_pylist(), strict=True)
+        return np.array([offset in self._answers or version is not None for offset, version in told], np.bool_)
+
     def given(self, rows: pa.RecordBatch, now: Given) -> Given:
         """The answers that count for some labelled rows: those given before, where the label came later.
 
@@ -130,7 +142,8 @@ class Opened:
         for row, (offset, version, *answer) in enumerate(told):
             before = self._answers.get(offset) if offset is not None else None
             if before is not None:
-                values = (*before, np.nan, np.nan)
+                _, middle, spread, multiplier = before  # NaN where no interval could be given yet: none is made up later
+                values = (*before, middle - multiplier * spread, middle + multiplier * spread)
             elif version is not None:
                 prediction, lower, upper = (np.nan if v is None else v for v in answer)
                 values = (version, prediction, np.nan, np.nan, lower, upper)

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -76,12 +77,14 @@ class _Scored:
         numbers: which labelled row each is, shape [rows].
         baseline: mean of all targets before, NaN where there is none, shape [rows].
         last: target before, NaN where there is none, shape [rows].
+        before: how many of them were scored before each was answered, shape [rows].
     """
 
     rows: pa.RecordBatch
     numbers: Ints
     baseline: Floats
     last: Floats
+    before: Ints
 
 
 class LearnerStage:
@@ -155,9 +158,11 @@ class LearnerStage:
         numbers = state.rows + 1 + np.arange(len(targets))
         baseline = np.divide(sums[:-1], numbers - 1, out=np.full(len(targets), np.nan), where=numbers > 1)
         last = np.concatenate([[state.last_target], targets])
-        scored = fresh[OFFSET].to_numpy() % self._evaluate_every == 0
-        rows = _Scored(fresh.filter(pa.array(scored)), numbers[scored], baseline[scored], last[:-1][scored])
+        asked = _asked(batch, arrived, learned)
+        scored = self._sampled(fresh) & ((asked >= 0) | self.opened.knows(fresh))
         places = np.flatnonzero(learned.to_numpy(zero_copy_only=False))[scored]
+        before = np.searchsorted(places, asked[scored])
+        rows = _Scored(fresh.filter(pa.array(scored)), numbers[scored], baseline[scored], last[:-1][scored], before)
         made, multipliers, after = self._score(state, rows)
         open_places, opened = self._open(batch, pc.and_(arrived, pc.invert(learned)), places, multipliers)
         outputs = _in_order([(places, made), (open_places, opened)])
@@ -173,6 +178,14 @@ class LearnerStage:
             fresh=fresh,
         )
         return Step(*self._told(batch, outputs, state, after, events))
+
+    def _sampled(self, fresh: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        """Of every so many labelled rows one, by the offset of what was answered, so that a correction meets the same."""
+        offsets = fresh[OFFSET]
+        if "effect" in fresh.schema.names:
+            offsets = pc.coalesce(fresh["of_offset"], fresh["prediction_offset"], offsets)
+        sampled: npt.NDArray[np.bool_] = offsets.to_numpy(zero_copy_only=False) % self._evaluate_every == 0
+        return sampled
 
     def _told(
         self, batch: pa.RecordBatch, outputs: dict[str, pa.RecordBatch], state: State, after: State, events: tuple[Event, ...]
@@ -194,10 +207,11 @@ class LearnerStage:
         target = scored.rows[self._schema.target].to_numpy()
         said = champion.answers(scored.rows)
         shadow = None if challenger is None else challenger.answers(scored.rows)
-        given = self.opened.given(scored.rows, Given.now(champion.version, said))
+        now = Given.now(champion.version, said)
+        given = self.opened.given(scored.rows, now)
         errors = np.abs(target - given.prediction)
         multipliers, conformal = _multipliers(state.conformal, errors, given.spread)
-        given = given.within(multipliers[:-1])
+        given = self.opened.given(scored.rows, now.within(multipliers[scored.before]))
         rest = target - (shadow or said).experts[:, 0]
         error, change = self._risen(state, errors, scored.numbers)
         after = replace(
@@ -281,6 +295,18 @@ class LearnerStage:
         events = [_moved("input_drift", each.name, each, records) for each in inputs]
         events += [_moved("target_drift", self._schema.target, each, fresh) for each in found]
         return fields, target, tuple(events)
+
+
+def _asked(batch: pa.RecordBatch, arrived: pa.Array, learned: pa.Array) -> Ints:
+    """Where in the batch the labelled rows were answered, or would have been: at their record; -1 where that is not in it."""
+    own = np.flatnonzero(learned.to_numpy(zero_copy_only=False))
+    if "effect" not in batch.schema.names:
+        return own
+    records = np.flatnonzero(arrived.to_numpy(zero_copy_only=False))
+    offsets = batch[OFFSET].to_numpy()[records]
+    of = pc.if_else(pc.is_null(batch["effect"]), batch[OFFSET], pc.fill_null(batch["of_offset"], -1)).to_numpy()[own]
+    found = np.minimum(np.searchsorted(offsets, of), len(records) - 1)
+    return np.where(offsets[found] == of, records[found], -1) if len(records) else np.full(len(own), -1)
 
 
 def _moved(kind: str, name: str, detection: drift.Detection, rows: pa.RecordBatch) -> Event:

@@ -217,7 +217,10 @@ class Desk:
             return f"no model: {self._keeper.follower.refused}"
         told = self._count.total().told
         trouble = next((f"; {told[key]}" for key in ("failure", "reason") if told.get(key)), "")
-        return f"no model yet: {told.get('labelled_rows', 0)} of {self._settings.min_rows} labelled rows{trouble}"
+        labelled, needed = told.get("labelled_rows", 0), self._settings.min_rows
+        if labelled >= needed:
+            return f"no model yet: the first training is under way{trouble}"
+        return f"no model yet: {labelled} of {needed} labelled rows{trouble}"
 
     def status(self) -> dict[str, Any]:
         """What is particular to the trainer in `/status`."""

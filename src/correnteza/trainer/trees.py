@@ -138,13 +138,14 @@ def of_mixture(mixture: Mixture) -> Ensemble:
     return replace(_joined(trees), targets=len(mixture.members))
 
 
-def of_spread(mixture: Mixture, trees: int, floor: float) -> Ensemble:
+def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensemble:
     """How far targets lie apart in the leaves that a row falls into, in the target's unit: a few trees of the heaviest expert.
 
     Args:
         mixture: the model.
         trees: how many trees, at most.
         floor: least spread, as a share of the mean one.
+        least: least spread, as a share of the deviation of the expert's targets.
     """
     experts = mixture.recipe.experts
     heaviest = mixture.members[max(range(len(experts)), key=lambda i: experts[i].weight)]
@@ -152,10 +153,11 @@ def of_spread(mixture: Mixture, trees: int, floor: float) -> Ensemble:
     deviations = [np.sqrt(np.maximum(tree.impurity, 0.0)) for tree in chosen]
     leaves = [np.where(tree.children_left < 0, tree.weighted_n_node_samples, 0.0) for tree in chosen]
     mean = float(np.average(np.concatenate(deviations), weights=np.concatenate(leaves)))
+    bottom = least * heaviest.deviation if heaviest.deviation > 0.0 else 1.0
     if not np.isfinite(mean) or mean <= 0.0:  # all targets in a leaf are equal: nothing to tell rows apart by
-        return _joined([replace(_of_tree(tree, 0.0), value=np.zeros(len(tree.feature))) for tree in chosen[:1]], base=1.0)
+        return _joined([replace(_of_tree(tree, 0.0), value=np.zeros(len(tree.feature))) for tree in chosen[:1]], base=bottom)
     shares = [replace(_of_tree(t, 0.0), value=d / len(chosen)) for t, d in zip(chosen, deviations, strict=True)]
-    return _joined(shares, base=floor * mean)
+    return _joined(shares, base=max(floor * mean, bottom))
 
 
 def _of_tree(tree: Any, weight: float, target: int = 0) -> Nodes:
