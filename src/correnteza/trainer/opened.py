@@ -23,6 +23,7 @@ from correnteza.records import ID, OFFSET
 from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.predictor import Answers
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
 Column: TypeAlias = Floats | Ints | pa.Array | None
 _OF_ROW = ("raw_offset", ID)
 _OF_LABEL = ("label_offset", "replaces", "delay_s")
@@ -66,6 +67,10 @@ class Given:
         lower = np.where(np.isnan(self.lower), low, self.lower)
         upper = np.where(np.isnan(self.upper), high, self.upper)
         return replace(self, multiplier=multiplier, lower=lower, upper=upper)
+
+    def of(self, chosen: Bools) -> Given:
+        """Those to some of the rows."""
+        return Given(*(getattr(self, name)[chosen] for name in Given.__slots__))
 
     def columns(self) -> dict[str, Column]:
         """As columns of `EVALUATIONS`."""
@@ -116,7 +121,7 @@ class Opened:
         given = Given(version, prediction, spread, multiplier, unknown, unknown)
         self.add(rows["normalized_offset"].to_numpy(), given)
 
-    def knows(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    def knows(self, rows: pa.RecordBatch) -> Bools:
         """Whether each labelled row was answered before: as a record that is remembered, or by the server.
 
         Args:
@@ -142,8 +147,8 @@ class Opened:
         for row, (offset, version, *answer) in enumerate(told):
             before = self._answers.get(offset) if offset is not None else None
             if before is not None:
-                _, middle, spread, multiplier = before  # NaN where no interval could be given yet: none is made up later
-                values = (*before, middle - multiplier * spread, middle + multiplier * spread)
+                _, middle, deviation, times = before  # NaN where no interval could be given yet: none is made up later
+                values = (*before, middle - times * deviation, middle + times * deviation)
             elif version is not None:
                 prediction, lower, upper = (np.nan if v is None else v for v in answer)
                 values = (version, prediction, np.nan, np.nan, lower, upper)

@@ -24,8 +24,10 @@ import numpy as np
 from correnteza.trainer.recipe import LOCAL, Base, Cohort, Expert, Local, Recipe
 from correnteza.trainer.scores import Drag, Score
 
-TURNOVER = 2.0
-"""Windows of new rows until all trees have been replaced."""
+TURNOVER = (1.0, 2.0)
+"""Windows of new rows until all trees have been replaced: fewer where windows are small, and trees soon grown."""
+TURNOVER_ROWS = 4000
+"""Window in which it takes one window."""
 LEAST = 0.1
 """Share of the trees that a training replaces at least."""
 TICKS = 5
@@ -118,7 +120,7 @@ def grow_rows(recipe: Recipe) -> int:
     """
     windows = [_length(expert, recipe.at) for expert in recipe.experts if not expert.retired]
     largest = max(windows)
-    return max(1, min(int(min(windows) ** 1.5 / PACE), int(TURNOVER * largest / TICKS)), largest // 100)
+    return max(1, min(int(min(windows) ** 1.5 / PACE), int(_turnover(largest) * largest / TICKS)), largest // 100)
 
 
 def due_rows(recipe: Recipe, drag: Drag) -> int:
@@ -178,10 +180,15 @@ def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
         return _built(expert, at, bounds)
     if new < bounds.grow_rows:
         return expert
-    share = max(LEAST, new / (TURNOVER * rows))
+    share = max(LEAST, new / (_turnover(rows) * rows))
     trees = min(bounds.trees, max(1, round(bounds.trees * share)))
     grown = Cohort(first, at, trees, trees, _seed(bounds.seed, expert.number, at))
     return replace(expert, cohorts=_kept((*expert.cohorts, grown), bounds.trees))
+
+
+def _turnover(rows: int) -> float:
+    low, high = TURNOVER
+    return min(high, max(low, rows / TURNOVER_ROWS))
 
 
 def _built(expert: Expert, at: int, bounds: Bounds) -> Expert:

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,7 +32,7 @@ from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.duel import Duel
 from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.linear import LOCAL_ROWS
-from correnteza.trainer.opened import Given, Opened, evaluation_rows
+from correnteza.trainer.opened import Bools, Given, Opened, evaluation_rows
 from correnteza.trainer.predictor import Answers
 from correnteza.trainer.scores import Score
 from correnteza.trainer.state import Change, State, Trial, dump, load
@@ -77,13 +76,15 @@ class _Scored:
         numbers: which labelled row each is, shape [rows].
         baseline: mean of all targets before, NaN where there is none, shape [rows].
         last: target before, NaN where there is none, shape [rows].
-        before: how many of them were scored before each was answered, shape [rows].
+        counted: which were answered when they arrived, so that their error counts; others are only tested on, shape [rows].
+        before: how many of the counted ones were scored before each of them was answered, shape [counted rows].
     """
 
     rows: pa.RecordBatch
     numbers: Ints
     baseline: Floats
     last: Floats
+    counted: Bools
     before: Ints
 
 
@@ -159,10 +160,13 @@ class LearnerStage:
         baseline = np.divide(sums[:-1], numbers - 1, out=np.full(len(targets), np.nan), where=numbers > 1)
         last = np.concatenate([[state.last_target], targets])
         asked = _asked(batch, arrived, learned)
-        scored = self._sampled(fresh) & ((asked >= 0) | self.opened.knows(fresh))
-        places = np.flatnonzero(learned.to_numpy(zero_copy_only=False))[scored]
-        before = np.searchsorted(places, asked[scored])
-        rows = _Scored(fresh.filter(pa.array(scored)), numbers[scored], baseline[scored], last[:-1][scored], before)
+        answered = (asked >= 0) | self.opened.knows(fresh)
+        scored = self._sampled(fresh) & (answered | _first(fresh))
+        places = np.flatnonzero(learned.to_numpy(zero_copy_only=False))[scored & answered]
+        before = np.searchsorted(places, asked[scored & answered])
+        rows = _Scored(
+            fresh.filter(pa.array(scored)), numbers[scored], baseline[scored], last[:-1][scored], answered[scored], before
+        )
         made, multipliers, after = self._score(state, rows)
         open_places, opened = self._open(batch, pc.and_(arrived, pc.invert(learned)), places, multipliers)
         outputs = _in_order([(places, made), (open_places, opened)])
@@ -179,12 +183,12 @@ class LearnerStage:
         )
         return Step(*self._told(batch, outputs, state, after, events))
 
-    def _sampled(self, fresh: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    def _sampled(self, fresh: pa.RecordBatch) -> Bools:
         """Of every so many labelled rows one, by the offset of what was answered, so that a correction meets the same."""
         offsets = fresh[OFFSET]
         if "effect" in fresh.schema.names:
             offsets = pc.coalesce(fresh["of_offset"], fresh["prediction_offset"], offsets)
-        sampled: npt.NDArray[np.bool_] = offsets.to_numpy(zero_copy_only=False) % self._evaluate_every == 0
+        sampled: Bools = offsets.to_numpy(zero_copy_only=False) % self._evaluate_every == 0
         return sampled
 
     def _told(
@@ -203,17 +207,18 @@ class LearnerStage:
         """Rows of `evaluations`; the multiplier in force at each, and after the last, shape [rows + 1]; the next state."""
         champion, challenger = self.scorer, self.challenger
         if champion is None or not scored.rows.num_rows:
-            return None, np.full(scored.rows.num_rows + 1, _number(state.conformal.multiplier)), state
+            return None, np.full(len(scored.before) + 1, _number(state.conformal.multiplier)), state
         target = scored.rows[self._schema.target].to_numpy()
         said = champion.answers(scored.rows)
         shadow = None if challenger is None else challenger.answers(scored.rows)
-        now = Given.now(champion.version, said)
-        given = self.opened.given(scored.rows, now)
-        errors = np.abs(target - given.prediction)
+        counted = scored.counted
+        rows, now = scored.rows.filter(pa.array(counted)), Given.now(champion.version, said).of(counted)
+        given = self.opened.given(rows, now)
+        errors = np.abs(target[counted] - given.prediction)
         multipliers, conformal = _multipliers(state.conformal, errors, given.spread)
-        given = self.opened.given(scored.rows, now.within(multipliers[scored.before]))
+        given = self.opened.given(rows, now.within(multipliers[scored.before]))
         rest = target - (shadow or said).experts[:, 0]
-        error, change = self._risen(state, errors, scored.numbers)
+        error, change = self._risen(state, errors, scored.numbers[counted])
         after = replace(
             self._compared(state, scored, target, np.abs(target - said.prediction), shadow),
             conformal=conformal,
@@ -224,14 +229,14 @@ class LearnerStage:
             drag=state.drag.extended(rest),
         )
         columns = {
-            "target": target,
+            "target": target[counted],
             **given.columns(),
-            "baseline": scored.baseline,
-            "last_value": scored.last,
-            "challenger_version": None if challenger is None else np.full(len(target), challenger.version),
-            "challenger_prediction": None if shadow is None else shadow.prediction,
+            "baseline": scored.baseline[counted],
+            "last_value": scored.last[counted],
+            "challenger_version": None if challenger is None else np.full(len(errors), challenger.version),
+            "challenger_prediction": None if shadow is None else shadow.prediction[counted],
         }
-        return evaluation_rows(scored.rows, columns), multipliers, after
+        return evaluation_rows(rows, columns), multipliers, after
 
     def _open(
         self, batch: pa.RecordBatch, waiting: pa.Array, scored: Ints, multipliers: Floats
@@ -307,6 +312,13 @@ def _asked(batch: pa.RecordBatch, arrived: pa.Array, learned: pa.Array) -> Ints:
     of = pc.if_else(pc.is_null(batch["effect"]), batch[OFFSET], pc.fill_null(batch["of_offset"], -1)).to_numpy()[own]
     found = np.minimum(np.searchsorted(offsets, of), len(records) - 1)
     return np.where(offsets[found] == of, records[found], -1) if len(records) else np.full(len(own), -1)
+
+
+def _first(fresh: pa.RecordBatch) -> Bools:
+    """Whether each labelled row has not been learned from yet with another target."""
+    corrects = fresh["replaces"].is_valid() if "effect" in fresh.schema.names else pa.repeat(False, fresh.num_rows)
+    first: Bools = ~corrects.to_numpy(zero_copy_only=False)
+    return first
 
 
 def _moved(kind: str, name: str, detection: drift.Detection, rows: pa.RecordBatch) -> Event:
