@@ -16,7 +16,8 @@ when it leaves the horizon is *never-coming*: it is counted as `expired`, has no
 that comes after all is `late`.
 
 The horizon is counted in rows: a record waits for so many further records, so many of the last predictions are
-remembered, and records of twice as many rows are still known to be late.
+remembered, and records of twice as many rows are still known to be late. An outcome for a prediction is forgotten after
+as many records, too: one that corrects it later still is joined as if it were the first.
 
 A corrected example is learned again with the right target; the row with the wrong one stays in the window
 until newer rows push it out, as the trees that have grown on it do.
