@@ -60,6 +60,8 @@ bench: install
 	@$(BIN)/python bench/predict.py $(ARGS)
 	@$(BIN)/python bench/logs.py $(ARGS)
 	@$(BIN)/python bench/delay.py $(ARGS)
+	@$(BIN)/python bench/freshness.py $(ARGS)
+	@$(BIN)/python bench/learning.py $(ARGS)
 
 compare: install
 	@$(BIN)/python bench/compare/run.py $(ARGS)

@@ -15,7 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
-PROGRAMS = ("compare/run.py", "growth.py", "logs.py", "delay.py", "pipeline.py", "predict.py")
+PROGRAMS = (
+    "compare/run.py",
+    "delay.py",
+    "freshness.py",
+    "growth.py",
+    "learning.py",
+    "logs.py",
+    "pipeline.py",
+    "predict.py",
+)
 
 
 @pytest.fixture

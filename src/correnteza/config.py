@@ -189,6 +189,9 @@ class Trainer(Section):
     alpha: float = Field(0.05, gt=0, lt=1, description="How often a test of versions may err.")
     threads: int = Field(1, ge=1, le=256, description="Threads of a large training; more are faster, and delay answers.")
     checkpoints: bool = Field(True, description="Whether a version keeps its trees for scikit-learn and for restarts.")
+    train_memory_mb: int = Field(
+        4096, ge=256, description="Megabytes that the training process may take; a training that needs more fails (Linux)."
+    )
     train_timeout_s: float = Field(600.0, gt=0, description="A training that takes longer is killed.")
     batch_rows: int = Field(10_000, ge=1, le=100_000, description="Most rows in one step.")
     evaluate_every: int = Field(

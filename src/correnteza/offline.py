@@ -98,7 +98,7 @@ def run(
         CorrentezaError: what would end a service of the running system.
     """
     began = time.perf_counter()
-    training = TrainingProcess(nice=0)
+    training = TrainingProcess(nice=0, memory_mb=settings.trainer.train_memory_mb)
     try:
         with tempfile.TemporaryDirectory(prefix="correnteza-") as folder:
             loop = _Loop(batches, by_rows(settings), Path(folder), training, on_rows, on_scored)

@@ -188,3 +188,17 @@ def test_the_child_ends_with_its_parent_in_the_middle_of_a_training(tmp_path: Pa
 def test_a_wrong_estimator_is_a_mistake_in_the_settings_when_trained_here() -> None:
     with pytest.raises(ConfigError, match="no class 'RandomForestRegresor'"):
         fit(job("sklearn.ensemble.RandomForestRegresor"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux alone")
+def test_a_training_that_wants_too_much_memory_fails_and_the_next_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HELPERS))
+    training = TrainingProcess(nice=7, memory_mb=768)
+    try:
+        training.start(job("odd_regressors.Greedy"))
+        with pytest.raises(TrainingFailedError, match="memory"):
+            training.wait(PATIENCE_S)
+        training.start(job())
+        assert training.wait(PATIENCE_S).onnx == fit(job()).onnx
+    finally:
+        training.close()

@@ -1,4 +1,4 @@
-"""The child process of `training.TrainingProcess`: `python -m correnteza.trainer.child PARENT NICE`.
+"""The child process of `training.TrainingProcess`: `python -m correnteza.trainer.child PARENT NICE MEGABYTES`.
 
 Invariants:
 - It ends when its parent ends or closes the pipe, also in the middle of a training.
@@ -28,12 +28,13 @@ LOWEST = 19
 """Niceness that asks for the lowest priority there is: Linux then gives a wakened server the processor at once."""
 
 
-def run_child(parent: int, nice: int) -> None:
+def run_child(parent: int, nice: int, memory_mb: int) -> None:
     """What the child process does: train what comes on standard input until that is closed.
 
     Args:
         parent: process id of the parent, without which there is nothing to live for.
         nice: niceness.
+        memory_mb: megabytes that it may take; 0 is without a bound.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(parent)
@@ -42,6 +43,7 @@ def run_child(parent: int, nice: int) -> None:
     if nice == LOWEST and hasattr(os, "SCHED_IDLE"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    _bound_memory(memory_mb)
     jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -69,8 +71,22 @@ def _attempt(job: Job, memo: Memo) -> Trained | str:
         return fit(job, memo)
     except (ConfigError, ModelError) as error:
         return str(error)
+    except MemoryError:
+        memo.parts.clear()
+        return "the training needs more memory than trainer.train_memory_mb; raise that, or lower trainer.window_rows"
     except Exception as error:  # whatever an estimator raises is a failed training
         return f"the training failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _bound_memory(memory_mb: int) -> None:
+    """Have what goes beyond it fail here, before the machine has none left for those who answer."""
+    if memory_mb and sys.platform == "linux":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        size = memory_mb * 2**20
+        bound = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
 
 
 def _die_with(parent: int) -> None:
@@ -85,4 +101,4 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    run_child(int(sys.argv[1]), int(sys.argv[2]))
+    run_child(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -54,7 +54,7 @@ def main(argument: str) -> int:
     output.set_up(settings.services.log_format)
     store = SqlStore(settings.pipeline.folder / "trainer.db")
     told = Events("learner", store.log("events", events.SCHEMA))
-    training = TrainingProcess(settings.trainer.nice)
+    training = TrainingProcess(settings.trainer.nice, settings.trainer.train_memory_mb)
     try:
         learner, runner, ledger = build(settings, store, told, training, stopping)
         return run(learner, runner, ledger, told, stopping, lambda: bool(asked))

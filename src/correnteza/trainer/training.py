@@ -134,7 +134,7 @@ def _fitted(job: Job, memo: Memo | None) -> Any:
             features = estimators.prepared(estimator, rows)
             return estimators.servable(estimator.fit(features, targets), features, seed)
         return _mixed(job, forest.Memo() if memo is None else memo)
-    except (ConfigError, TrainingFailedError):
+    except (ConfigError, TrainingFailedError, MemoryError):
         raise
     except Exception as error:
         raise TrainingFailedError(
@@ -181,10 +181,12 @@ class TrainingProcess:
 
     Args:
         nice: niceness of the child, from 0 to 19.
+        memory_mb: megabytes that the child may take; None is without a bound.
     """
 
-    def __init__(self, nice: int = 19) -> None:
+    def __init__(self, nice: int = 19, memory_mb: int | None = None) -> None:
         self._nice = nice
+        self._memory_mb = memory_mb
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Trained | str] = queue.SimpleQueue()
         self._outcome: Trained | str | None = None
@@ -323,7 +325,7 @@ class TrainingProcess:
                 _end(self._child)
                 self._child = None
             if self._child is None:
-                self._child = _spawn(self._nice)
+                self._child = _spawn(self._nice, self._memory_mb)
             return self._child
 
     def _buried(self, error: Exception) -> str:
@@ -338,10 +340,10 @@ class TrainingProcess:
         return f"ended with exit code {code}"
 
 
-def _spawn(nice: int) -> subprocess.Popen[bytes]:
+def _spawn(nice: int, memory_mb: int | None) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(os.path.abspath(place) for place in sys.path)  # what we can import, it can
     return subprocess.Popen(  # noqa: S603 - ourselves
-        [sys.executable, "-P", "-m", "correnteza.trainer.child", str(os.getpid()), str(nice)],
+        [sys.executable, "-P", "-m", "correnteza.trainer.child", str(os.getpid()), str(nice), str(memory_mb or 0)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import RandomForestRegressor
 
@@ -38,6 +39,17 @@ class Dying(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if self.by_signal:
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(3)
+
+    def predict(self, features: Any) -> Any:
+        raise NotImplementedError
+
+
+class Greedy(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Wants a gigabyte."""
+
+    def fit(self, features: Any, targets: Any) -> Greedy:
+        self.much_ = np.ones(2**27)
+        return self
 
     def predict(self, features: Any) -> Any:
         raise NotImplementedError
