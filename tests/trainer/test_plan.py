@@ -243,7 +243,7 @@ def test_in_a_large_window_a_tick_grows_at_most_a_fifth_of_the_trees(rows: int) 
     recipes = [recipe for recipe in steady(rows) if recipe.at > 2 * rows]
     assert len(recipes) > 1
     ticks = [(a, b) for a, b in pairwise(recipes) if a.experts[0].base == b.experts[0].base]
-    assert len(ticks) > 0.8 * len(recipes)  # the others renew the linear part, every other window
+    assert len(ticks) > 0.6 * len(recipes)  # the others renew the linear part, every other window
     assert max(grown(*pair) for pair in ticks) <= 100 // 5
 
 

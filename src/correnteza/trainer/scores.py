@@ -62,7 +62,9 @@ class Drag:
     @property
     def share(self) -> float:
         """Share of the error that is left when each answer is corrected by the errors before it; 1 when it is not known."""
-        return self.corrected.mean / self.plain.mean if self.plain.rows >= MEMORY_ROWS and self.plain.mean > 0.0 else 1.0
+        if self.plain.rows < MEMORY_ROWS or not self.plain.mean > self.corrected.mean / LARGEST:
+            return 1.0
+        return self.corrected.mean / self.plain.mean
 
     def extended(self, errors: Floats) -> Drag:
         """After some rows.
