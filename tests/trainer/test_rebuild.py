@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
 from correnteza.records import OFFSET, Field, Schema
 from correnteza.testing import read_all
-from correnteza.trainer.rebuild import Rebuilt, cursor_behind, rebuild
+from correnteza.trainer import labels
+from correnteza.trainer.rebuild import Rebuilt, cursor_behind, rebuild, refuse_late_labels
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import MANIFESTS
 from correnteza.trainer.training import Job, Trained, fit
@@ -240,3 +242,17 @@ def test_a_folder_without_data_is_named_and_stays_empty(tmp_path: Path, capsys: 
     assert cli.main(["models", "rebuild", "1", "--data-dir", str(tmp_path)]) == 1
     assert f"{tmp_path / 'trainer.db'}: is not there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("effect", "read_offset", "refused"), [("joined", 100, True), ("joined", 101, False), ("late", 9, False)]
+)
+def test_a_version_that_learned_from_late_labels_is_refused_with_the_reason(
+    effect: str, read_offset: int, refused: bool
+) -> None:
+    """Its rows are in another order than the log's; to make another model of them in silence would be a lie."""
+    log = MemoryStore().log("labels", labels.LABELS)
+    row = {"label_offset": 1, "id": "a", "target": 1.0, "effect": effect, "read_offset": read_offset}
+    log.append(pa.RecordBatch.from_pylist([row], schema=labels.LABELS))
+    with pytest.raises(ModelError, match="labels that came after") if refused else nullcontext():
+        refuse_late_labels(log, {"version": 7, "last_offset": 100})

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from correnteza.config import Settings
 from correnteza.errors import (
@@ -28,9 +30,10 @@ from correnteza.errors import (
     UnknownModelError,
 )
 from correnteza.features import CATEGORIES, SCALERS, Scaler
-from correnteza.log.base import LATEST
+from correnteza.log.base import LATEST, OwnedLog
 from correnteza.log.sql import SqlStore
 from correnteza.records import OFFSET, Schema
+from correnteza.trainer import labels
 from correnteza.trainer.artefacts import MODEL
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Registry, load_key
@@ -104,11 +107,35 @@ def run(settings: Settings, version: int, keep: bool = False) -> Rebuilt:
             normalizer.log("categories", CATEGORIES, bounded=False),
             schema,
         )
+        refuse_late_labels(trainer.log(labels.LOG, labels.LABELS), registry.remembered(version))
         return rebuild(version, registry, upstream, schema, train, keep)
     finally:
         training.close()
         trainer.close()
         normalizer.close()
+
+
+LABELS_AT_ONCE = 10_000
+
+
+def refuse_late_labels(log: OwnedLog, manifest: Mapping[str, Any]) -> None:
+    """Refuse what `job_of` cannot put together: a window with labels that came after their records.
+
+    Raises:
+        ModelError: such labels had come before the version was trained.
+    """
+    after: str | None = None
+    while True:
+        part = log.read(after, LABELS_AT_ONCE)
+        late = part.batch.filter(pc.is_in(part.batch["effect"], pa.array(labels.LEARNED)))
+        if late.num_rows or not part.batch.num_rows:
+            break
+        after = part.next
+    if late.num_rows and late["read_offset"][0].as_py() <= manifest["last_offset"]:
+        raise ModelError(
+            f"version {manifest['version']} has learned from labels that came after their records, in another order than "
+            "that of the log normalized; such a version cannot be made again yet: raise trainer.keep_versions to keep its files"
+        )
 
 
 def rebuild(
