@@ -68,7 +68,7 @@ def test_what_the_duel_says_is_done_and_its_numbers_are_the_evidence(factor: flo
     ruling = judging.ruling(test, 5, 3)
     assert ruling is not None
     assert (ruling.promoted, ruling.kind) == (promoted, kind)
-    assert ruling.reason == judging.words(test.duel)
+    assert ruling.reason == test.duel.words()
     assert ruling.evidence["challenger_mae"] == pytest.approx(factor * ruling.evidence["champion_mae"])
     assert ruling.evidence["rows"] > 0
     json.dumps(ruling.evidence, allow_nan=False)

@@ -125,22 +125,15 @@ class Duel:
             **{name: _log_mean(of_bets) for name, of_bets in zip(names, logs, strict=True)},
         }
 
-    def sentence(self) -> str:
-        """The numbers in words.
+    def words(self) -> str:
+        """The verdict in words, without its numbers.
 
-        >>> Duel().extend(np.ones(100), np.ones(100)).sentence()
-        'not worse by more than 2 % after 39 rows: mean loss 1 against 1 of the other (error probability 5 %)'
+        >>> Duel().extend(np.ones(100), np.ones(100)).words()
+        'not worse by more than 2 %'
         """
         share = f"{100 * self.margin:g} %"
-        words = {
-            None: "no verdict",
-            "better": "better",
-            "not_worse": f"not worse by more than {share}",
-            "worse": f"worse by more than {share}",
-        }[self.verdict]
-        rows, champion, challenger, _ = self._totals()
-        means = f"mean loss {challenger:.4g} against {champion:.4g} of the other"
-        return f"{words} after {rows} rows: {means} (error probability {100 * self.alpha:g} %)"
+        known = {"better": "better", "not_worse": f"not worse by more than {share}", "worse": f"worse by more than {share}"}
+        return known.get(self.verdict or "", "no verdict")
 
     def plain(self) -> dict[str, Any]:
         """As values that JSON has; at most 2 * `BLOCK_ROWS` losses are among them."""

@@ -69,9 +69,9 @@ def ruling(trial: Trial | None, version: int, against: int) -> Ruling | None:
         return None
     duel = trial.duel
     if duel.verdict in ("better", "not_worse"):
-        return Ruling(True, "better" if duel.verdict == "better" else "not_worse", words(duel), evidence(duel))
+        return Ruling(True, "better" if duel.verdict == "better" else "not_worse", duel.words(), evidence(duel))
     if duel.verdict == "worse" or duel.rows >= TRIAL_ROWS:
-        return Ruling(False, None, words(duel), evidence(duel))
+        return Ruling(False, None, duel.words() if duel.verdict else f"no verdict within {TRIAL_ROWS:,} rows", evidence(duel))
     return None
 
 
@@ -85,17 +85,7 @@ def rolled_back(watch: Trial | None, version: int, parent: int) -> Ruling | None
     """
     if watch is None or (watch.version, watch.against) != (version, parent) or watch.duel.verdict != "worse":
         return None
-    return Ruling(False, "rollback", f"version {version} was {words(watch.duel)}", evidence(watch.duel))
-
-
-def words(duel: Duel) -> str:
-    """What a test came to, without its numbers."""
-    margin = f"{100 * duel.margin:g} %"
-    return {
-        "better": "better",
-        "not_worse": f"not worse by more than {margin}",
-        "worse": f"worse by more than {margin}",
-    }.get(duel.verdict or "", f"no verdict within {TRIAL_ROWS:,} rows")
+    return Ruling(False, "rollback", f"version {version} was {watch.duel.words()}", evidence(watch.duel))
 
 
 def evidence(duel: Duel) -> dict[str, Any]:

@@ -26,8 +26,7 @@ until newer rows push it out, as the trees that have grown on it do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
@@ -101,11 +100,6 @@ class Taken:
     def item(self) -> tuple[int | None, int | None]:
         """What it was joined to."""
         return self.of_offset, self.prediction_offset
-
-
-def as_rows(taken: Sequence[Taken]) -> pa.RecordBatch:
-    """Some as rows of `LABELS`."""
-    return pa.RecordBatch.from_pylist([asdict(one) for one in taken], schema=LABELS)
 
 
 def of_rows(rows: pa.RecordBatch) -> list[Taken]:
