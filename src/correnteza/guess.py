@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from correnteza import config
 from correnteza.errors import ConfigError
-from correnteza.generator.files import DAMAGE, CsvRecords, LineRecords, ParquetRecords, RecordFile
+from correnteza.generator.files import DAMAGE, RecordFile, file_at, readable
 from correnteza.generator.replay import ENDINGS
 from correnteza.generator.stage import read_cells
 from correnteza.records import ID, Field, Schema
@@ -61,11 +61,7 @@ def opened(path: Path, settings: config.Generator, schema: Schema = _UNKNOWN) ->
     if not name.endswith(ENDINGS):
         raise ConfigError(f"{path}: not a kind of file that is read; expected {', '.join(ENDINGS)}")
     try:
-        if name.endswith(".parquet"):
-            return ParquetRecords(path, schema)
-        if ".csv" in name:
-            return CsvRecords(path, settings.delimiter, settings.null_values)
-        return LineRecords(path, schema)
+        return file_at(path, settings, schema)
     except DAMAGE as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a whole file") from error
 
@@ -144,7 +140,7 @@ def _check(head: pa.RecordBatch, flag: str, name: str, kind: str, expected: str)
     if name not in head.schema.names:
         raise ConfigError(f"{flag} {name}: the file has that column twice; rename one")
     cells = head.column(name)
-    if not _plain(cells.type):
+    if not readable(cells.type):
         raise ConfigError(f"{flag} {name}: holds {cells.type}; expected a {expected} per record")
     if wrong := _first_bad(cells, kind):
         row, text = wrong
@@ -175,7 +171,7 @@ def _kind(head: pa.RecordBatch, name: str) -> tuple[str, str]:
     except ConfigError as error:
         return "", str(error).partition(": ")[2]
     cells = head.column(name)
-    if not _plain(cells.type):
+    if not readable(cells.type):
         return "", f"it holds {cells.type}"
     if cells.null_count == len(cells):
         return "", f"it is empty in the first {len(cells):,} rows"
@@ -194,13 +190,3 @@ def _notes(kinds: dict[str, tuple[str, str]], timestamp: str | None) -> tuple[st
     notes = [f"column {name!r} is left out: {why}" for name, (kind, why) in kinds.items() if not kind]
     others = [name for name, (kind, _) in kinds.items() if kind == "timestamp" and name != timestamp]
     return (*notes, *(f"column {name!r} is left out: times are not learned from" for name in others))
-
-
-def _plain(kind: pa.DataType) -> bool:
-    """Whether cells of an Arrow type are single values that the generator reads."""
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    numbers = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-    return bool(texts or numbers or types.is_timestamp(kind) or types.is_date(kind) or types.is_null(kind))

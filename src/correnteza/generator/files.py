@@ -27,6 +27,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from correnteza import config
 from correnteza.errors import ConfigError
 from correnteza.generator.stage import FAULT, FAULT_TYPE, NOT_UTF8, number_text, record_text
 from correnteza.records import INTEGER_LIMIT, Schema
@@ -206,7 +207,7 @@ class ParquetRecords:
             columns = file.schema_arrow
         self.columns = list(columns.names)
         for field in columns:
-            if field.name in schema.raw.names and not _plain(field.type):
+            if field.name in schema.raw.names and not readable(field.type):
                 where = f"generator.path = {str(path)!r}: column {field.name!r}"
                 raise ConfigError(f"{where} is {field.type}; expected numbers, texts, booleans or times")
 
@@ -222,10 +223,25 @@ class ParquetRecords:
                 before += rows.num_rows
 
 
-def _plain(kind: pa.DataType) -> bool:
+def file_at(path: Path, settings: config.Generator, schema: Schema) -> RecordFile:
+    """A file with records, by the ending of its name.
+
+    Raises:
+        Exception: one of `DAMAGE` when it cannot be read.
+    """
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return ParquetRecords(path, schema)
+    if ".csv" in name:
+        return CsvRecords(path, settings.delimiter, settings.null_values)
+    return LineRecords(path, schema)
+
+
+def readable(kind: pa.DataType) -> bool:
+    """Whether cells of an Arrow type are single values that the generator reads."""
     types = pa.types
     if types.is_dictionary(kind):
-        return _plain(kind.value_type)
+        return readable(kind.value_type)
     texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     numbers = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
     return bool(texts or numbers or types.is_timestamp(kind) or types.is_date(kind) or types.is_null(kind))

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from correnteza import config
 from correnteza.errors import ConfigError, CursorError, DamagedLogError
-from correnteza.generator.files import DAMAGE, Block, CsvRecords, LineRecords, ParquetRecords, RecordFile
+from correnteza.generator.files import DAMAGE, Block, RecordFile, file_at
 from correnteza.generator.stage import FAULT, FAULT_TYPE, read_cells, typed
 from correnteza.log.base import Slice
 from correnteza.records import ID, OFFSET, Schema
@@ -125,13 +125,8 @@ def _checked_path(path: Path | None) -> Path:
 
 
 def _opened(path: Path, settings: config.Generator, schema: Schema) -> RecordFile:
-    name = path.name.lower()
     try:
-        if name.endswith(".parquet"):
-            return ParquetRecords(path, schema)
-        if ".csv" in name:
-            return CsvRecords(path, settings.delimiter, settings.null_values)
-        return LineRecords(path, schema)
+        return file_at(path, settings, schema)
     except DAMAGE as error:
         raise ConfigError(f"generator.path = {str(path)!r}: cannot be read ({error}); give a whole file") from error
 
