@@ -24,12 +24,12 @@ from correnteza.codec import JSON, MAX_PROBLEMS
 from correnteza.config import Settings, load
 from correnteza.errors import CorrentezaError, InputError, LogUnavailableError, Problem
 from correnteza.events import Events
+from correnteza.listening import bind
 from correnteza.log.memory import MemoryLog, MemoryStore
 from correnteza.records import TIMESTAMP
 from correnteza.web import Service, create_app, problem
 from correnteza.web.limits import Limits
 from correnteza.web.problems import MEDIA_TYPE
-from correnteza.web.server import bind
 
 ANSWER_S = 20.0
 MOST = 4096

@@ -16,13 +16,14 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from correnteza.errors import LogUnavailableError, ServiceError
+from correnteza.errors import LogUnavailableError
+from correnteza.listening import bind
 from correnteza.log.base import Policy, Slice
 from correnteza.log.retention import Janitor
 from correnteza.records import with_offsets
 from correnteza.stage import Runner, Step
 from correnteza.web import serve
-from correnteza.web.server import FAILED, bind
+from correnteza.web.server import FAILED
 
 from .test_web import ANSWER_S, COLUMNS, World, eventually, refused, rows, served
 from .test_web_logs import read
@@ -178,13 +179,18 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def listening(world: World) -> socket.socket:
+    """The service's port, taken."""
+    return bind("127.0.0.1", world.settings.services.port("generator"))
+
+
 def test_a_service_whose_stage_fails_for_good_ends_with_code_3() -> None:
     """So that whoever started it knows that it did not stop because it was told to."""
     world = World(free_port() - 1)
     failing(world)
     stopped: list[str] = []
     world.service.stop = lambda: stopped.append("service")
-    assert serve(world.app, world.service) == FAILED == 3
+    assert serve(world.app, world.service, listening(world)) == FAILED == 3
     assert stopped == ["service"]
 
 
@@ -215,14 +221,7 @@ def test_a_service_that_is_told_to_stop_ends_its_waiting_reads_and_streams_at_on
 
         world.service.start = start
         began = time.monotonic()
-        assert serve(world.app, world.service) == 0
+        assert serve(world.app, world.service, listening(world)) == 0
         assert time.monotonic() - began < ANSWER_S
         poll, stream = (answer.result(ANSWER_S) for answer in reads)
         assert (poll.json()["records"], stream.status_code) == ([], 200)
-
-
-def test_a_port_that_is_taken_is_named_with_the_fix() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ServiceError, match=rf"127\.0\.0\.1:{port}.*services\.port_base"):
-            bind("127.0.0.1", port, patience_s=0.0)

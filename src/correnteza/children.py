@@ -102,12 +102,14 @@ class Child:
         command: the program and its arguments.
         on_line: called with each line of its output, from a thread of its own.
         environment: its whole environment; None for a copy of this process's.
+        pass_fds: file descriptors that it inherits.
     """
 
     name: str
     command: Sequence[str]
     on_line: Callable[[str], None]
     environment: Mapping[str, str] | None = None
+    pass_fds: tuple[int, ...] = ()
     deaths: int = 0
     state: State = "stopped"
     _process: subprocess.Popen[bytes] | None = None
@@ -132,6 +134,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
+                pass_fds=self.pass_fds,
                 process_group=0,
             )
         except OSError as error:

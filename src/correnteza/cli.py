@@ -159,6 +159,7 @@ def _service(name: str) -> Callable[..., int]:
 
 def _serve(name: str, config: Path | None, flags: Mapping[str, Any], supervised: bool) -> int:
     from correnteza import output
+    from correnteza.listening import bind
 
     if supervised:
         from correnteza.children import stop_when_parent_dies
@@ -166,7 +167,8 @@ def _serve(name: str, config: Path | None, flags: Mapping[str, Any], supervised:
         stop_when_parent_dies()
     settings = settings_of(config, flags)
     output.set_up(settings.services.log_format)
-    return int(import_module(f"correnteza.{name}.service").main(settings))
+    listening = bind(settings.services.host, settings.services.port(name))
+    return int(import_module(f"correnteza.{name}.service").main(settings, listening))
 
 
 def server(
@@ -176,11 +178,12 @@ def server(
 ) -> int:
     """Run one more prediction server over a trainer's data folder, on a port of its own."""
     from correnteza import output
-    from correnteza.trainer.service import serve_elsewhere
+    from correnteza.listening import bind
 
     settings = settings_of(config, given(data_dir=data_dir))
     output.set_up(settings.services.log_format)
-    return serve_elsewhere(settings, port)
+    listening = bind(settings.services.host, port)
+    return int(import_module("correnteza.trainer.service").serve_elsewhere(settings, listening))
 
 
 def status(config: Config = None, port_base: PortBase = None, as_json: Json = False) -> None:

@@ -13,11 +13,11 @@ import uvicorn
 from correnteza.config import Settings, load
 from correnteza.errors import LogError, LogUnavailableError
 from correnteza.generator.service import build
+from correnteza.listening import bind
 from correnteza.log.base import Policy
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
 from correnteza.testing import LOG_LAWS, SCHEMA, Subject, rows
-from correnteza.web.server import bind
 
 
 def settings_of(folder: Path) -> Settings:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from correnteza import config, events
 from correnteza.codec import json_schema
 from correnteza.errors import ConfigError, LogUnavailableError
+from correnteza.listening import bind
 from correnteza.log.base import OwnedLog, Policy, Store
 from correnteza.log.http import HttpLog
 from correnteza.log.memory import MemoryStore
@@ -251,7 +252,7 @@ def test_main_serves_until_a_signal_and_returns_0(tmp_path: Path) -> None:
         log.append(raw(0, 30, settings))
         reader = threading.Thread(target=read_then_stop)
         reader.start()
-        assert normalizer.main(settings) == 0
+        assert normalizer.main(settings, bind("127.0.0.1", settings.services.port("normalizer"))) == 0
         reader.join(ANSWER_S)
     assert seen == [27]
     assert (tmp_path / "normalizer.db").exists()

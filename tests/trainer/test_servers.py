@@ -23,6 +23,7 @@ import requests
 from correnteza import cli, config, events
 from correnteza.children import REFUSED
 from correnteza.errors import ServiceError
+from correnteza.listening import bind
 from correnteza.log.sql import SqlStore
 from correnteza.testing import read_all
 from correnteza.trainer.answers import PREDICTIONS
@@ -38,8 +39,9 @@ AROUND_S = 1.0
 """Beyond this from a kill all rows must be there, also where several processes wait for one disk."""
 TRIES = 3
 MAIN = (
-    "import sys; from correnteza.config import loads; from correnteza.trainer.service import main; "
-    "sys.exit(main(loads(sys.argv[1])))"
+    "import sys; from correnteza.config import loads; from correnteza.listening import bind; "
+    "from correnteza.trainer.service import main; s = loads(sys.argv[1]); "
+    "sys.exit(main(s, bind(s.services.host, s.services.port('trainer'))))"
 )
 
 
@@ -266,8 +268,9 @@ def answered_and_lost(folder: Path, port: int) -> set[str]:
 
 
 def test_one_more_server_needs_a_port_and_a_trainer_s_data(tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match=r"trainer\.db: is not there; start the trainer first"):
-        serve_elsewhere(settings_in(tmp_path / "none"), 1)
+    refused = pytest.raises(ServiceError, match=r"trainer\.db: is not there; start the trainer first")
+    with bind("127.0.0.1", 0) as listening, refused:
+        serve_elsewhere(settings_in(tmp_path / "none"), listening)
     assert not (tmp_path / "none").exists()
     assert cli.main(["server"]) == 2
 

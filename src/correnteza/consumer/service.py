@@ -6,6 +6,7 @@ Invariant: the modes share nothing but the store and the trainer; one that waits
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,15 +113,20 @@ def build(settings: Settings, store: Store, ask: Ask, raw: Source, wait_s: float
     return service, create_app(service, _routes(parts, told))
 
 
-def main(settings: Settings) -> int:
-    """Run the consumer until it is told to stop; returns the exit code."""
+def main(settings: Settings, listening: socket.socket) -> int:
+    """Run the consumer until it is told to stop; returns the exit code.
+
+    Args:
+        settings: of the pipeline.
+        listening: the socket that clients connect to.
+    """
     settings.pipeline.folder.mkdir(parents=True, exist_ok=True)
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     try:
         raw = HttpLog(settings.services.url("generator"), name="raw", schema=settings.schema_of_records.raw, reader=NAME)
         with Client({"trainer": settings.services.url("trainer")}, timeout_s=ANSWER_S) as client:
             service, app = build(settings, store, client.predict, raw)
-            return serve(app, service)
+            return serve(app, service, listening)
     finally:
         store.close()
 

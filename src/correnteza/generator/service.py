@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import threading
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -69,17 +70,21 @@ class Rate(BaseModel):
     )
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, listening: socket.socket) -> int:
     """Run the generator until it is told to stop; returns the exit code.
+
+    Args:
+        settings: of the pipeline.
+        listening: the socket that clients connect to.
 
     Raises:
         ConfigError: the source cannot be what the settings say.
-        CorrentezaError: the database or the port cannot be taken.
+        CorrentezaError: the database cannot be taken.
     """
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     try:
         app, service = build(settings, store)
-        return serve(app, service)
+        return serve(app, service, listening)
     finally:
         store.close()
 

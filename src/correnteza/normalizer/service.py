@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -52,11 +53,15 @@ SCALER = {
 """JSON Schema of the answer of `GET /scalers/{version}`."""
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, listening: socket.socket) -> int:
     """Run the normalizer until it is told to stop; returns the exit code.
 
+    Args:
+        settings: of the pipeline.
+        listening: the socket that clients connect to.
+
     Raises:
-        CorrentezaError: the database or the port cannot be taken.
+        CorrentezaError: the database cannot be taken.
     """
     import sklearn.preprocessing  # noqa: F401 - takes a second, which the first record should not wait for
 
@@ -64,7 +69,7 @@ def main(settings: Settings) -> int:
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     try:
         app, service = build(settings, store, upstream)
-        return serve(app, service)
+        return serve(app, service, listening)
     finally:
         store.close()
 

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from correnteza import events, output
@@ -30,7 +27,6 @@ from correnteza.errors import ConfigError, CorrentezaError
 from correnteza.events import Events
 from correnteza.log.sql import SqlStore
 from correnteza.trainer.board import PUBLISH_EVERY_S, Board, Figures, Repeated, cleared
-from correnteza.web.server import bind
 
 NAME = "trainer"
 TICK_S = 0.05
@@ -38,13 +34,16 @@ STOP_S = 6.0
 """How long the servers have to end in good order."""
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, listening: socket.socket) -> int:
     """Keep the port and its servers until SIGINT or SIGTERM; returns the exit code.
 
+    Args:
+        settings: of the pipeline.
+        listening: the socket of the port.
+
     Raises:
-        CorrentezaError: the port or the database cannot be taken.
+        CorrentezaError: the database cannot be taken.
     """
-    listening = bind(settings.services.host, settings.services.port(NAME))
     folder = cleared(board_folder(settings))
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     told = Events(NAME, store.log("events", events.SCHEMA))
@@ -52,7 +51,7 @@ def run(settings: Settings) -> int:
     board = Board(folder, "port", lambda: Figures(began, events=dict(told.counts)))
     publishing = Repeated(board.publish, PUBLISH_EVERY_S)
     servers = [
-        _Server(f"server {slot}", command(settings, slot, listening), _pass_on, inherited=listening.fileno())
+        Child(f"server {slot}", command(settings, slot, listening), _pass_on, pass_fds=(listening.fileno(),))
         for slot in range(settings.trainer.servers)
     ]
     publishing.start()
@@ -82,35 +81,6 @@ def command(settings: Settings, slot: int, listening: socket.socket) -> list[str
         services = services.model_copy(update={"log_format": "console"})
     text = dumps(settings.model_copy(update={"services": services}))
     return [sys.executable, "-P", "-m", "correnteza.trainer.servers", str(slot), str(listening.fileno()), text]
-
-
-@dataclass
-class _Server(Child):
-    """A child that inherits a socket.
-
-    Args:
-        inherited: file descriptor of the socket.
-    """
-
-    inherited: int = -1
-
-    def start(self) -> None:
-        """See `Child.start`."""
-        self.state, self._changed_s, self._failure = "running", time.monotonic(), ""
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - the command is this package's own
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(self.inherited,),
-                process_group=0,
-            )
-        except OSError as error:
-            self._failure = f"not started: {error}"
-            return
-        self._pump = threading.Thread(target=self._read, args=(self._process.stdout,), name=f"{self.name}-output", daemon=True)
-        self._pump.start()
 
 
 def _keep(servers: Sequence[Child], told: Events) -> int:

@@ -42,7 +42,6 @@ from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
 from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
 from correnteza.web import Service, create_app, problem, serve
 from correnteza.web.problems import RESPONSES
-from correnteza.web.server import bind
 
 NAME = "trainer"
 SWITCH_S = 0.001
@@ -57,17 +56,21 @@ Rows = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of `evalu
 _SENTENCES = {"type": "array", "items": {"type": "string"}}
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, listening: socket.socket) -> int:
     """Run the trainer until it is told to stop; returns the exit code.
 
+    Args:
+        settings: of the pipeline.
+        listening: the socket that clients connect to.
+
     Raises:
-        CorrentezaError: the database, the registry's key or the port cannot be taken.
+        CorrentezaError: the database or the registry's key cannot be taken.
     """
     if settings.trainer.servers > 1:
         from correnteza.trainer import servers
 
-        return servers.run(settings)
-    return _run(settings, lambda store: build(settings, store, learner_command(settings)))
+        return servers.run(settings, listening)
+    return _run(settings, lambda store: build(settings, store, learner_command(settings)), listening)
 
 
 def serve_slot(settings: Settings, slot: str, folder: Path, listening: socket.socket) -> int:
@@ -85,23 +88,22 @@ def serve_slot(settings: Settings, slot: str, folder: Path, listening: socket.so
     )
 
 
-def serve_elsewhere(settings: Settings, port: int) -> int:
+def serve_elsewhere(settings: Settings, listening: socket.socket) -> int:
     """Run one more server, on a port of its own, over the data of a trainer that runs or ran; the trainer keeps the learner.
 
     Raises:
-        ServiceError: the port is taken, or there is no trainer's database in the data folder.
+        ServiceError: there is no trainer's database in the data folder.
     """
     path = settings.pipeline.folder / f"{NAME}.db"
     if not path.exists():
         raise ServiceError(f"{path}: is not there; start the trainer first, or name its data folder with --data-dir")
-    listening = bind(settings.services.host, port)
     return _run(settings, lambda store: build(settings, store, None, leading=False), listening)
 
 
 def _run(
     settings: Settings,
     made: Callable[[SqlStore], tuple[FastAPI, Service]],
-    listening: socket.socket | None = None,
+    listening: socket.socket,
     shared: bool = False,
 ) -> int:
     sys.setswitchinterval(SWITCH_S)

@@ -1,14 +1,13 @@
 """Start and stop of a service's process.
 
-Invariants: the port is taken before anything else happens; on SIGINT or SIGTERM new requests are
-refused, waiting ones end, the step under way is committed, and the process ends with code 0.
+Invariant: on SIGINT or SIGTERM new requests are refused, waiting ones end, the step under way is
+committed, and the process ends with code 0.
 """
 
 from __future__ import annotations
 
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from correnteza.children import REFUSED
-from correnteza.errors import ConfigError, ServiceError
+from correnteza.errors import ConfigError
+from correnteza.listening import BACKLOG
 from correnteza.log.base import Policy
 from correnteza.log.retention import Janitor
 from correnteza.web.accepting import Acceptor
@@ -28,7 +28,6 @@ from correnteza.web.service import Service
 FAILED = 3
 """Exit code of a service whose stage could not go on."""
 GRACE_S = 2
-BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -77,21 +76,15 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(app: FastAPI, service: Service, listening: socket.socket | None = None, shared: bool = False) -> int:
+def serve(app: FastAPI, service: Service, listening: socket.socket, shared: bool = False) -> int:
     """Run a service until it is told to stop; returns the exit code.
 
     Args:
         app: the application.
         service: what it serves.
-        listening: the socket to accept connections from; None for the service's own port.
+        listening: the socket to accept connections from; see `listening.bind`.
         shared: whether other processes accept from that socket, too.
-
-    Raises:
-        ServiceError: the port is taken.
     """
-    settings = service.settings.services
-    if listening is None:
-        listening = bind(settings.host, settings.port(service.name))
     config = uvicorn.Config(
         app,
         http=protocol_of(service),
@@ -141,28 +134,3 @@ def _stop(service: Service) -> None:
     for runner in service.runners:
         runner.stop()
     service.stop()
-
-
-def bind(host: str, port: int, patience_s: float = 2.0) -> socket.socket:
-    """A listening socket; a port that a dying predecessor still holds is waited for a moment.
-
-    Raises:
-        ServiceError: the port stays taken.
-    """
-    deadline = time.monotonic() + patience_s
-    while True:
-        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-            listening.listen(BACKLOG)  # clients queue from now on instead of being refused
-        except OSError as error:
-            listening.close()
-            if time.monotonic() >= deadline:
-                raise ServiceError(
-                    f"cannot listen on {host}:{port}: {error.strerror}; set services.port_base to a free range"
-                ) from None
-            time.sleep(0.05)
-        else:
-            listening.set_inheritable(True)
-            return listening
