@@ -4,6 +4,7 @@ Invariants:
 - A post is answered after the commit that holds its rows; its rows are contiguous.
 - An idempotency key and the answer it got are rows of the same transaction as the post's own, and one thread
   decides on all posts, so a key stores once: over restarts, and for requests that come at the same time.
+- Posts of one record each become columns together, when their turn to be committed has come.
 - Nothing else may append to a log while the offsets of an answer are being made out: every other
   writer goes through `OneAtATime`.
 """
@@ -14,9 +15,11 @@ import hashlib
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -45,6 +48,7 @@ class Post:
         key: its idempotency key, or None.
         sha256: of what was sent, for comparison under the same key.
         events: what happened out of the ordinary.
+        record: one record for `log`, as `Codec.accept` returned it, instead of `outputs`.
     """
 
     log: str
@@ -53,11 +57,12 @@ class Post:
     key: str | None = None
     sha256: str = ""
     events: Sequence[Event] = ()
+    record: Any = None
 
     @property
     def rows(self) -> int:
         """Rows in the log whose offsets are answered."""
-        return int(self.outputs[self.log].num_rows)
+        return int(self.outputs[self.log].num_rows) if self.record is None else 1
 
 
 def digest(path: str, body: bytes) -> str:
@@ -101,10 +106,19 @@ class Receiver:
         turn: the lock that every other writer of the store holds while it commits.
         events: where the posts' events go.
         keys: idempotency keys that are remembered.
+        batch_of: makes rows of posts' records; never fails, for one that does would take all others with it.
     """
 
-    def __init__(self, store: Store, turn: threading.Lock, events: Events, keys: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        turn: threading.Lock,
+        events: Events,
+        keys: int,
+        batch_of: Callable[[Sequence[Any]], pa.RecordBatch],
+    ) -> None:
         self.posted_rows = 0
+        self._batch_of = batch_of
         self._store = store
         self._turn = turn
         self._events = events
@@ -187,7 +201,7 @@ class Receiver:
         return answers
 
     def _append(self, posts: Sequence[Post], new: Mapping[str, _Answer], begins: Mapping[str, int]) -> None:
-        outputs = _together(posts)
+        outputs = self._together(posts)
         if new:
             columns = [list(new), [a.sha256 for a in new.values()], [a.body.decode() for a in new.values()]]
             outputs[IDEMPOTENCY_LOG] = pa.RecordBatch.from_arrays(
@@ -207,6 +221,17 @@ class Receiver:
         for event in events:
             self._events.announce(event)
 
+    def _together(self, posts: Sequence[Post]) -> dict[str, pa.RecordBatch]:
+        """The rows of all posts by log, in the order of the posts."""
+        parts: dict[str, list[pa.RecordBatch]] = {}
+        for (log, single), some in groupby(posts, lambda post: (post.log, post.record is not None)):
+            if single:
+                parts.setdefault(log, []).append(self._batch_of([post.record for post in some]))
+                continue
+            for name, batch in (output for post in some for output in post.outputs.items() if output[1].num_rows):
+                parts.setdefault(name, []).append(batch)
+        return {name: pa.concat_batches(batches) if batches[1:] else batches[0] for name, batches in parts.items()}
+
     def _remember(self, new: Mapping[str, _Answer]) -> None:
         self._known.update(new)
         while len(self._known) > self._keys:
@@ -221,13 +246,3 @@ def _body(post: Post, first: int) -> bytes:
 
 def _other(key: str | None) -> InputError:
     return InputError(f"Idempotency-Key {key!r} came before with another request; use a new key for a new request")
-
-
-def _together(posts: Sequence[Post]) -> dict[str, pa.RecordBatch]:
-    """The rows of all posts by log, in the order of the posts."""
-    parts: dict[str, list[pa.RecordBatch]] = {}
-    for post in posts:
-        for name, batch in post.outputs.items():
-            if batch.num_rows:
-                parts.setdefault(name, []).append(batch)
-    return {name: pa.concat_batches(batches) for name, batches in parts.items()}
