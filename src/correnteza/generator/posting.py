@@ -132,8 +132,8 @@ _OUTCOME = {
 }
 
 
-def openapi(schema: Schema) -> dict[str, dict[str, Any]]:
-    """The operations by path, as the OpenAPI document has them.
+def openapi(schema: Schema) -> dict[tuple[str, str], dict[str, Any]]:
+    """The operations by method and path, as the OpenAPI document has them.
 
     Args:
         schema: of the records.
@@ -141,11 +141,11 @@ def openapi(schema: Schema) -> dict[str, dict[str, Any]]:
     record = json_schema(schema.raw, "raw", schema.fields)
     one, truth = {**example(schema), schema.target: 4213.7}, {"id": "a-1", "target": 4213.7}
     return {
-        "/records": {
+        ("post", "/records"): {
             **_operation("post_records", "Append records; answered after the commit", record, one),
             "parameters": [_ON_ERROR, _KEY],
         },
-        "/outcomes": {
+        ("post", "/outcomes"): {
             **_operation("post_outcomes", "Tell the truth for records or predictions", _OUTCOME, truth),
             "parameters": [_KEY],
         },

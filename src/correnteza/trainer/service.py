@@ -164,7 +164,7 @@ def build(
     endpoint = predict.Predict(schema, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
     app = create_app(service, routes_of(desk), [Route(predict.PATH, endpoint, methods=["POST"])])
     protocols.install(app, settings, endpoint, registry, lambda: keeper.serving, desk.not_ready, told)
-    document(app, {predict.PATH: predict.openapi(schema)})
+    document(app, {("post", predict.PATH): predict.openapi(schema)})
     return app, service
 
 

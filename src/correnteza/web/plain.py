@@ -6,7 +6,7 @@ the work. They raise the errors of `correnteza.errors`, and `limits` answers tho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,7 +34,7 @@ async def read_body(receive: Receive) -> bytes:
     raise ClientDisconnect
 
 
-async def send_body(send: Send, status: int, media: str, body: bytes) -> None:
+async def send_body(send: Send, status: int, media: str, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """Send an answer.
 
     Args:
@@ -42,27 +42,29 @@ async def send_body(send: Send, status: int, media: str, body: bytes) -> None:
         status: HTTP status.
         media: media type of the body.
         body: its bytes.
+        headers: further ones.
     """
-    headers = [(b"content-type", media.encode()), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    told = [(b"content-type", media.encode()), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": body})
 
 
-def document(app: FastAPI, posts: Mapping[str, dict[str, Any]]) -> None:
-    """Put plain endpoints for POST into the OpenAPI document, in front of the others.
+def document(app: FastAPI, operations: Mapping[tuple[str, str], dict[str, Any]]) -> None:
+    """Put plain endpoints into the OpenAPI document, in front of the others.
 
     Args:
         app: the application that has them as routes.
-        posts: the operation of each, by path; the answers that every route may give are added.
+        operations: what each does, by method (`post`) and path; the answers that every route may give are added.
     """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         made = generate()
-        for path, operation in posts.items():
+        paths: dict[str, Any] = {path: {} for _, path in operations}
+        for (method, path), operation in operations.items():
             operation["responses"].update({str(status): answer for status, answer in RESPONSES.items()})
-            others = made["paths"].pop(path, {})
-            made["paths"] = {path: {**others, "post": operation}, **made["paths"]}
+            paths[path] = {**made["paths"].get(path, {}), **paths[path], method: operation}
+        made["paths"] = {**paths, **{path: about for path, about in made["paths"].items() if path not in paths}}
         return made
 
     app.openapi = openapi  # type: ignore[method-assign]
