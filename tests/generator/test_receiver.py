@@ -238,15 +238,19 @@ def test_offsets_are_right_while_a_stage_appends_to_the_same_log() -> None:
     assert [found[told["first_offset"] - 1] for told in answers] == list(range(100))
 
 
-def test_an_append_that_went_past_the_lock_is_told_and_not_answered_with_wrong_offsets() -> None:
+@pytest.mark.parametrize("key", [None, "k"])
+def test_an_append_that_went_past_the_lock_is_told_and_not_answered_with_wrong_offsets(key: str | None) -> None:
     store = Slow()
     receiver = receiver_of(store)
     store.may_go.clear()
-    future = receiver.submit(post([1]))
+    future = receiver.submit(post([1], key))
     assert store.at_work.wait(ANSWER_S)
     store.logs()["raw"].append(batch([-1]))
     store.may_go.set()
-    with pytest.raises(LogError, match="another process appended to it as well"):
+    if key is None:
+        assert answer(future)["first_offset"] == 2
+        return
+    with pytest.raises(LogError, match="another process appended to the log as well"):  # the answer under the key is wrong
         future.result(ANSWER_S)
 
 
