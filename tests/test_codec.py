@@ -330,6 +330,48 @@ def test_the_same_rows_are_the_same_batch_in_all_media_types(codec: Codec, rows:
     assert decoded.batch.equals(wanted)
 
 
+WRITTEN_TIMES = st.sampled_from(
+    [
+        "2026-01-31",
+        "2026-01-31 10:00",
+        "2026-01-31T10:00:00.1234567Z",
+        "2026-01-31T10:00:00.123456789+02:00",
+        " 2026-01-31T10:00:00Z",
+        "20260131T100000Z",
+        "2026-W05-6",
+        "2026-01-31T10:00:00,5Z",
+        "0001-01-01T00:00:00+05:00",
+        "9999-12-31T23:59:59-01:00",
+        "2026-02-30T00:00:00Z",
+        "2026-01-31T23:59:60Z",
+        "",
+        "soon",
+    ]
+)
+
+
+@given(
+    st.lists(NEARLY.filter(len).map(lambda rows: rows[0]) | st.builds(lambda at: {**GOOD, "at": at}, WRITTEN_TIMES), max_size=4)
+)
+@example([GOOD, {**GOOD, "at": "2026-01-31"}])
+@example([{**GOOD, "kind": ""}, {**GOOD, "id": 0}, {**GOOD, "note.text-1": "\0"}, {**GOOD, "id": ""}])
+@settings(deadline=None)
+def test_what_is_accepted_at_once_is_valid_and_read_in_the_same_way_alone_and_together(values: list[Any]) -> None:
+    bodies = [as_json(value) for value in values]
+    pairs = [(record, body) for body in bodies if (record := WHOLE.accept(body, JSON)) is not None]
+    decoded = [WHOLE.decode(body, JSON) for _, body in pairs]
+    assert [one.problems for one in decoded] == [()] * len(decoded)
+    if pairs:
+        together = pa.Table.from_batches([one.batch for one in decoded]).combine_chunks().to_batches()[0]
+        assert WHOLE.batch([record for record, _ in pairs]).equals(together)
+
+
+@given(ROWS)
+def test_what_is_valid_is_accepted_at_once(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert WHOLE.accept(written([row], JSON)[1:-1], "application/json; charset=utf-8") is not None
+
+
 @CODECS
 @given(rows=ROWS)
 @settings(max_examples=50, deadline=None)

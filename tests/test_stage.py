@@ -82,6 +82,19 @@ def test_every_row_goes_through_once_and_in_order() -> None:
     assert found(world.out) == expected(50)
 
 
+def test_rows_that_wait_are_taken_at_once_and_those_that_trickle_in_are_left_to_come_together() -> None:
+    world = World()
+    world.upstream.append(rows(50))
+    runner = Runner(world.stage, world.upstream, world.store, world.events, batch_rows=7, group_s=3600.0)
+    failures: list[BaseException] = []
+    runner.start(failures.append)
+    wait_for(lambda: world.out.bounds().rows == 50, "all rows that waited")
+    world.upstream.append(rows(1, 50))
+    runner.stop()
+    assert (runner.figures.state, failures) == ("stopped", [])
+    assert found(world.out) == expected(50)
+
+
 def test_the_test_stage_itself_obeys_the_law_of_cuts() -> None:
     log = MemoryStore().log("raw", SCHEMA.raw)
     log.append(rows(30))

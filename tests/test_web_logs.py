@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from correnteza.codec import ARROW, JSON, NDJSON
-from correnteza.log.base import Policy
+from correnteza.log.base import Policy, Slice
 from correnteza.records import empty, with_offsets
 from correnteza.web import logs as web_logs
 
@@ -111,17 +111,25 @@ def test_rows_that_retention_removed_are_gone_and_the_first_that_is_there_is_nam
 
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[World, threading.Event]:
-    """A service whose readers are woken by appends only, and what is set when one waits."""
+    """A service whose readers are woken by appends only, and what is set when one that watches has found nothing."""
     monkeypatch.setattr(web_logs, "POLL_S", 60.0)
     world, waits = World(), threading.Event()
-    subscribe = world.log.subscribe
+    subscribe, look = world.log.subscribe, world.log.read
+    watched = threading.Event()
 
     def noted(notify: Callable[[], None]) -> Callable[[], None]:
         unsubscribe = subscribe(notify)
-        waits.set()
+        watched.set()
         return unsubscribe
 
-    world.log.subscribe = noted
+    def seen(*args: Any) -> Slice:
+        part = look(*args)
+        if watched.is_set() and not part.batch.num_rows:
+            waits.set()
+        return part
+
+    monkeypatch.setattr(world.log, "subscribe", noted)
+    monkeypatch.setattr(world.log, "read", seen)
     return world, waits
 
 

@@ -7,12 +7,12 @@ Invariants:
 - Where a JSON object has a key twice, the last one counts, as in every other JSON parser.
 - The fast path costs one compiled decoder; the slow path, which finds every fault of every record,
   is taken only when the fast one has failed.
+- What `Codec.accept` takes, `Codec.decode` takes too, and reads it in the same way.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from correnteza import validation
 from correnteza.errors import InputError, Problem
+from correnteza.ipc import EXPANSION, empty_as_null, fitted, read_table
 from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, TIMESTAMP, Field, Schema
 
 JSON = "application/json"
@@ -36,12 +37,10 @@ MAX_PROBLEMS = 100
 ID_LIMIT = validation.ID_LIMIT
 BAD_RECORDS = 10_000
 """Most invalid records in a JSON body; with more of them it is not worth while to name each."""
-EXPANSION = 16
-"""Texts that the rows of an Arrow column share may come to so many times the length of the body."""
 ECHO = 100  # characters of a client's name that are sent back at most
 
-_EMPTY, _MISSING = pa.scalar("", pa.string()), pa.scalar(None, pa.string())
-"""Made once and with a type: given a plain text, pyarrow looks for pandas at every call, which costs more than all else."""
+_ESCAPED_NUL = b"\\u0000"
+"""A NUL can only come in this way."""
 _UNFIT = "the columns of the Arrow stream do not fit the schema"
 _PATH = re.compile(r" - at `\$(?:\[\.\.\.\]|\[\d+\])?\.?([^`]*)`$")
 _Integer = Annotated[int, msgspec.Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
@@ -92,6 +91,8 @@ class Codec:
         self._target = not partial
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
+        self._valid = msgspec.json.Decoder(_struct(schema, partial, validation.accepted))
+        self._times = [a for a, f in zip(self._attributes, schema.fields, strict=True) if f.kind == "timestamp"]
 
     def decode(self, body: bytes, content_type: str | None) -> Decoded:
         """Decode a request body.
@@ -103,7 +104,7 @@ class Codec:
         Raises:
             InputError: it cannot be read at all (400), or is of another media type (415).
         """
-        media = (content_type or JSON).split(";")[0].strip().lower()
+        media = _media(content_type)
         if media not in MEDIA_TYPES:
             raise InputError(f"Content-Type {media[:80]!r} is not read here; send one of {', '.join(MEDIA_TYPES)}", status=415)
         _refuse_empty(body)
@@ -114,6 +115,31 @@ class Codec:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError):
             return self._slow(*plain_values(body, media == NDJSON))
         return self._checked(records, (), single)
+
+    def accept(self, body: bytes, content_type: str | None) -> Any | None:
+        """One valid record as a struct for `batch`, in a few microseconds; None when `decode` must have a look.
+
+        Args:
+            body: one JSON object.
+            content_type: its media type; None means JSON.
+
+        >>> codec = Codec(Schema((Field("age", "float", minimum=0),), target="y"))
+        >>> codec.batch([codec.accept(b'{"age": 3, "id": "a"}', JSON)]).to_pylist()
+        [{'id': 'a', 'age': 3.0, 'y': None}]
+        >>> codec.accept(b'{"age": -3}', JSON)
+        """
+        if _media(content_type) != JSON or _ESCAPED_NUL in body:
+            return None
+        try:
+            record = self._valid.decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError):
+            return None
+        texts = (getattr(record, attribute) for attribute in self._times)
+        return None if any(text and _time(text) is None for text in texts) else record
+
+    def batch(self, records: Sequence[Any]) -> pa.RecordBatch:
+        """Records that `accept` returned, with the columns of `Schema.raw`."""
+        return self._columns(records)[0]
 
     def _fast(self, body: bytes, lines: bool) -> tuple[list[Any], bool]:
         if lines:
@@ -137,21 +163,25 @@ class Codec:
         return self._checked(records, found, single)
 
     def _checked(self, records: Sequence[Any], found: Sequence[Problem], single: bool) -> Decoded:
-        columns: list[pa.Array] = [_texts([r.id for r in records])]
-        found = list(found)
         bad = {p.index for p in found}
-        for field, attribute in zip(self.schema.fields, self._attributes, strict=True):
-            values = [getattr(r, attribute) for r in records]
-            column, faults = _column(values, field)
-            columns.append(column)
-            found.extend(p for p in faults if p.index not in bad)
-        columns.append(pa.array([r.target for r in records] if self._target else [None] * len(records), pa.float64()))
-        batch = pa.RecordBatch.from_arrays(columns, schema=self.schema.raw)
-        found.extend(p for p in validation.problems(batch, self.schema) if p.index not in bad)
+        batch, faults = self._columns(records)
+        faults += validation.problems(batch, self.schema)
+        found = [*found, *(p for p in faults if p.index not in bad)]
         return Decoded(batch, tuple(sorted(found, key=lambda p: p.index)), single)
 
+    def _columns(self, records: Sequence[Any]) -> tuple[pa.RecordBatch, list[Problem]]:
+        """The records as columns, and which values are no times."""
+        columns: list[pa.Array] = [_texts([r.id for r in records])]
+        found: list[Problem] = []
+        for field, attribute in zip(self.schema.fields, self._attributes, strict=True):
+            column, faults = _column([getattr(r, attribute) for r in records], field)
+            columns.append(column)
+            found.extend(faults)
+        columns.append(pa.array([r.target for r in records] if self._target else [None] * len(records), pa.float64()))
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema.raw), found
+
     def _from_arrow(self, body: bytes) -> Decoded:
-        table = _arrow_table(body)
+        table = read_table(body)
         found = self._columns_at_fault(table.column_names)
         if found:
             raise InputError(_UNFIT, found)
@@ -160,7 +190,7 @@ class Codec:
             there = field.name in table.column_names
             column = table[field.name] if there else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
             try:
-                columns.append(_fitted(column, field.type, EXPANSION * len(body)))
+                columns.append(fitted(column, field.type, EXPANSION * len(body)))
             except pa.ArrowException as error:
                 reason = f"a column of {column.type} cannot become {field.type}: {str(error)[:200]}"
                 raise InputError(_UNFIT, [Problem(0, field.name, reason)]) from None
@@ -179,14 +209,18 @@ class Codec:
         return found
 
 
-def _struct(schema: Schema, partial: bool) -> Any:
+def _media(content_type: str | None) -> str:
+    return JSON if content_type is None else content_type.partition(";")[0].strip().lower() or JSON
+
+
+def _struct(schema: Schema, partial: bool, type_of: Callable[[Field], Any] = lambda field: _TYPES[field.kind]) -> Any:
     """A msgspec type for one record; attributes are f0, f1, ... because field names may be any text."""
     empty = (None,) if partial else ()
-    fields = [(f"f{i}", _TYPES[f.kind], *empty) for i, f in enumerate(schema.fields)]
+    fields = [(f"f{i}", type_of(f), *empty) for i, f in enumerate(schema.fields)]
     names = {f"f{i}": f.name for i, f in enumerate(schema.fields)}
     optional: list[tuple[Any, ...]] = [("id", _Id | int | None, None)]
     if not partial:
-        optional.append(("target", float | None, None))
+        optional.append(("target", type_of(Field(schema.target, "float")), None))
         names["target"] = schema.target
     return msgspec.defstruct("Record", [*fields, *optional], kw_only=True, forbid_unknown_fields=True, rename=names, gc=False)
 
@@ -223,7 +257,7 @@ def parse_times(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
     >>> times.to_pylist()[1].isoformat(), bad.tolist()
     ('2026-01-31T08:00:00+00:00', [False, False, True])
     """
-    texts = _empty_as_null(texts)
+    texts = empty_as_null(texts)
     for kind in (TIMESTAMP, pa.timestamp("us")):
         try:
             times = texts.cast(kind).cast(TIMESTAMP)
@@ -242,79 +276,6 @@ def _time(text: str | None) -> datetime | None:
         return time if time is None else time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):  # no time at all, or one outside the years 1 to 9999 in UTC
         return None
-
-
-def _empty_as_null(column: pa.Array) -> pa.Array:
-    if not pa.types.is_string(column.type):
-        return column
-    return pc.if_else(pc.equal(column, _EMPTY), _MISSING, column)
-
-
-def _fitted(chunks: pa.ChunkedArray, kind: pa.DataType, most_bytes: int) -> pa.Array:
-    """A column as one array of the schema's type; raises ArrowException where it cannot be."""
-    column = chunks.combine_chunks()
-    column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
-    if _shared_bytes(column) > most_bytes:
-        raise pa.ArrowInvalid(f"written out, its texts come to more than {EXPANSION} times the body")
-    if pa.types.is_dictionary(column.type):
-        return _empty_as_null(column.dictionary.cast(kind).take(column.indices))
-    return _empty_as_null(column.cast(kind))
-
-
-def _shared_bytes(column: pa.Array) -> int:
-    """What the texts come to where rows may share them, as in dictionaries and views; 0 for all other types."""
-    if pa.types.is_dictionary(column.type) and not pa.types.is_primitive(column.type.value_type):
-        lengths = _lengths(column.dictionary).take(column.indices)
-    elif pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
-        lengths = _lengths(column)
-    else:
-        return 0
-    return pc.sum(lengths).as_py() or 0
-
-
-def _lengths(texts: pa.Array) -> pa.Array:
-    if not (pa.types.is_string_view(texts.type) or pa.types.is_binary_view(texts.type)):
-        return pc.binary_length(texts)
-    views = np.frombuffer(texts.buffers()[1], np.int32, 4 * len(texts), 16 * texts.offset)
-    return pa.array(views[::4])  # a view is four numbers, of which the first is the length
-
-
-def _arrow_table(body: bytes) -> pa.Table:
-    try:
-        if any(_compressed(message) for message in pa.ipc.MessageReader.open_stream(body)):
-            raise InputError("the Arrow stream is compressed, which is not read here; write it without compression", status=400)
-        table = pa.ipc.open_stream(body).read_all()
-        table.validate(full=True)
-        table.column_names  # noqa: B018 - fails where a name is no text
-    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
-        raise InputError(f"the body is not an Arrow IPC stream: {str(error)[:200]}", status=400) from None
-    if table.num_rows > len(body):  # columns of nulls take no space: a short body could declare any number of rows
-        reason = f"the Arrow stream declares {table.num_rows} rows in {len(body)} bytes; send columns of other types than null"
-        raise InputError(reason, status=400)
-    return table
-
-
-def _compressed(message: pa.ipc.Message) -> bool:
-    """Whether a message's buffers are compressed, in which case a few bytes may stand for gigabytes.
-
-    The metadata is the flatbuffers table `Message` of Arrow's format/Message.fbs: its field 2 is the header, which
-    is a RecordBatch, or a DictionaryBatch with a RecordBatch as field 1; field 3 of that is the compression.
-    """
-    if message.type not in ("record batch", "dictionary"):
-        return False
-    metadata = memoryview(message.metadata)
-    place = _table_in(metadata, struct.unpack_from("<I", metadata)[0], 2)
-    if message.type == "dictionary":
-        place = _table_in(metadata, place, 1)
-    return _table_in(metadata, place, 3) != 0
-
-
-def _table_in(buffer: memoryview, table: int, number: int) -> int:
-    """Where the table in field `number` of a flatbuffers table stands; 0 when the field is not set."""
-    fields = table - struct.unpack_from("<i", buffer, table)[0]
-    inside = 4 + 2 * number < struct.unpack_from("<H", buffer, fields)[0]
-    offset = struct.unpack_from("<H", buffer, fields + 4 + 2 * number)[0] if inside else 0
-    return int(table + offset + struct.unpack_from("<I", buffer, table + offset)[0]) if offset else 0
 
 
 def _refuse_empty(body: bytes) -> None:
@@ -383,6 +344,22 @@ def json_schema(columns: pa.Schema, title: str, fields: Sequence[Field] = ()) ->
         "properties": {column.name: _property(column, known.get(column.name), bool(fields)) for column in columns},
         "required": [f.name for f in fields],
     }
+
+
+def example(schema: Schema) -> dict[str, Any]:
+    """A valid record without id and target, for documents.
+
+    >>> example(Schema((Field("age", "integer", maximum=0), Field("job", "category")), target="y"))
+    {'age': 0, 'job': 'a'}
+    """
+    values: dict[str, Any] = {"category": "a", "text": "some text", "timestamp": "2026-01-31T12:00:00Z"}
+    return {field.name: _near_one(field) if field.numeric else values[field.kind] for field in schema.fields}
+
+
+def _near_one(field: Field) -> float:
+    low, high = validation.limits(field)
+    number = min(max(1.0, low), high)
+    return int(number) if field.kind == "integer" else number
 
 
 def _property(column: pa.Field, field: Field | None, sent: bool) -> dict[str, Any]:

@@ -27,6 +27,8 @@ S = TypeVar("S")
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
+GROUP_S = 0.01
+"""A good `group_s`: records that trickle in are taken together, in a hundred steps a second and not a thousand."""
 WAIT_S = 1.0
 """How long one read waits for rows; also the longest that stopping takes."""
 
@@ -161,6 +163,8 @@ class Runner(Generic[S]):
         limit: most rows of the next batch, given the state; for stages that must stop at a row.
         between: called in the runner's thread after each commit and each empty read.
         wait_s: how long one read waits for rows.
+        group_s: from one step to the next, at least, when nothing more was there to read; what comes after a silence
+            is taken at once.
     """
 
     def __init__(
@@ -174,6 +178,7 @@ class Runner(Generic[S]):
         limit: Callable[[S], int] | None = None,
         between: Callable[[S], None] | None = None,
         wait_s: float = WAIT_S,
+        group_s: float = 0.0,
     ) -> None:
         self.stage = stage
         self.figures = Figures()
@@ -184,6 +189,7 @@ class Runner(Generic[S]):
         self._limit = limit
         self._between = between
         self._wait_s = wait_s
+        self._group_s = group_s
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -237,12 +243,15 @@ class Runner(Generic[S]):
             part = self._patiently(lambda: self._read(after, limit))  # noqa: B023 - called at once
             if part is None:
                 return
+            began = time.monotonic()
             self.figures.note_read(part.lag_rows, part.batch.num_rows)
             if part.batch.num_rows:
                 state = self._advance(claim.epoch, state, part)
             position = part.next
             if self._between is not None:
                 self._between(state)
+            if self._group_s and part.batch.num_rows and not part.lag_rows:
+                self._stop.wait(max(0.0, began + self._group_s - time.monotonic()))
 
     def _read(self, after: str | None, limit: int) -> Slice:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -45,12 +46,12 @@ class Slow(MemoryStore):
 
 
 def receiver_of(store: MemoryStore, keys: int = 100, turn: threading.Lock | None = None) -> Receiver:
-    receiver = Receiver(store, turn or threading.Lock(), Events("generator", store.logs()["events"]), keys)
+    receiver = Receiver(store, turn or threading.Lock(), Events("generator", store.logs()["events"]), keys, batch)
     receiver.start()
     return receiver
 
 
-def batch(numbers: list[int]) -> pa.RecordBatch:
+def batch(numbers: Sequence[int]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(numbers, pa.int64())], schema=ROWS)
 
 
@@ -64,6 +65,22 @@ def answer(future: Future[bytes]) -> dict[str, Any]:
 
 def numbers(store: MemoryStore, log: str = "raw") -> list[int]:
     return [row["n"] for row in read_all(store.logs()[log])]
+
+
+def test_single_records_and_batches_keep_their_order_and_their_offsets() -> None:
+    store = Slow()
+    receiver = receiver_of(store)
+    store.may_go.clear()
+    futures = [receiver.submit(post([0]))]
+    assert store.at_work.wait(ANSWER_S)
+    singles = [Post("raw", {}, {}, record=n) for n in (1, 2)]
+    futures += [
+        receiver.submit(one) for one in (*singles, post([3, 4]), Post("raw", {}, {}, record=5), post([7], log="outcomes"))
+    ]
+    store.may_go.set()
+    offsets = [(told["accepted"], told["first_offset"]) for told in map(answer, futures)]
+    assert offsets == [(1, 1), (1, 2), (1, 3), (2, 4), (1, 6), (1, 1)]
+    assert (numbers(store), numbers(store, "outcomes"), store.commits) == ([0, 1, 2, 3, 4, 5], [7], 2)
 
 
 def test_an_answer_names_the_offsets_of_its_rows() -> None:
@@ -221,15 +238,19 @@ def test_offsets_are_right_while_a_stage_appends_to_the_same_log() -> None:
     assert [found[told["first_offset"] - 1] for told in answers] == list(range(100))
 
 
-def test_an_append_that_went_past_the_lock_is_told_and_not_answered_with_wrong_offsets() -> None:
+@pytest.mark.parametrize("key", [None, "k"])
+def test_an_append_that_went_past_the_lock_is_told_and_not_answered_with_wrong_offsets(key: str | None) -> None:
     store = Slow()
     receiver = receiver_of(store)
     store.may_go.clear()
-    future = receiver.submit(post([1]))
+    future = receiver.submit(post([1], key))
     assert store.at_work.wait(ANSWER_S)
     store.logs()["raw"].append(batch([-1]))
     store.may_go.set()
-    with pytest.raises(LogError, match="another process appended to it as well"):
+    if key is None:
+        assert answer(future)["first_offset"] == 2
+        return
+    with pytest.raises(LogError, match="another process appended to the log as well"):  # the answer under the key is wrong
         future.result(ANSWER_S)
 
 

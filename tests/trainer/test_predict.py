@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from correnteza.codec import ARROW, NDJSON, arrow_stream
 from correnteza.errors import InputError
 from correnteza.records import Field, Schema
-from correnteza.trainer.predict import INLINE_BYTES, INLINE_ROWS, openapi_path
+from correnteza.trainer.predict import INLINE_BYTES, INLINE_ROWS, openapi
 from correnteza.trainer.questions import Question, Reader, texts_of
 
 from .asking import JSON_TYPE, SCHEMA, Asking
@@ -315,7 +315,7 @@ def test_swaps_under_concurrent_requests_give_no_failed_and_no_mixed_answer(worl
 
 
 def test_the_documented_examples_are_accepted() -> None:
-    examples = openapi_path(SCHEMA)["post"]["requestBody"]["content"][JSON_TYPE]["examples"]
+    examples = openapi(SCHEMA)["requestBody"]["content"][JSON_TYPE]["examples"]
     assert "price" not in examples["one record"]["value"]
     rows = [len(Reader(SCHEMA).read(json.dumps(example["value"]).encode(), None).ids) for example in examples.values()]
     assert rows == [1, 2, 1]

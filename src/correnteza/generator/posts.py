@@ -60,9 +60,13 @@ def records_post(codec: Codec, body: bytes, content_type: str | None, skip: bool
     Raises:
         InputError: it cannot be read, or a record is invalid and `skip` is not set.
     """
+    sha256 = digest("/records?on_error=skip" if skip else "/records", body) if key is not None else ""
+    if (record := codec.accept(body, content_type)) is not None:
+        if record.id is None or record.id == "":
+            record.id = f"{uuid.uuid4().hex}-1"
+        return Post("raw", {}, {}, key, sha256, record=record)
     decoded = codec.decode(body, content_type)
     bad = sorted({p.index for p in decoded.problems})
-    sha256 = digest("/records?on_error=skip" if skip else "/records", body) if key is not None else ""
     if not bad:
         return Post("raw", {"raw": _with_ids(decoded.batch)}, {}, key, sha256)
     if not skip:

@@ -4,6 +4,7 @@ Invariants:
 - A post is answered after the commit that holds its rows; its rows are contiguous.
 - An idempotency key and the answer it got are rows of the same transaction as the post's own, and one thread
   decides on all posts, so a key stores once: over restarts, and for requests that come at the same time.
+- Posts of one record each become columns together, when their turn to be committed has come.
 - Nothing else may append to a log while the offsets of an answer are being made out: every other
   writer goes through `OneAtATime`.
 """
@@ -14,9 +15,11 @@ import hashlib
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -33,6 +36,9 @@ IDEMPOTENCY = pa.schema([pa.field("key", pa.string()), pa.field("sha256", pa.str
 GROUP_ROWS = 100_000
 """No further post joins a transaction that has so many rows."""
 
+_ENCODE = msgspec.json.Encoder().encode
+_NOWHERE = {"first_offset": None, "last_offset": None}
+
 
 @dataclass(frozen=True, slots=True)
 class Post:
@@ -45,6 +51,7 @@ class Post:
         key: its idempotency key, or None.
         sha256: of what was sent, for comparison under the same key.
         events: what happened out of the ordinary.
+        record: one record for `log`, as `Codec.accept` returned it, instead of `outputs`.
     """
 
     log: str
@@ -53,11 +60,12 @@ class Post:
     key: str | None = None
     sha256: str = ""
     events: Sequence[Event] = ()
+    record: Any = None
 
     @property
     def rows(self) -> int:
         """Rows in the log whose offsets are answered."""
-        return int(self.outputs[self.log].num_rows)
+        return int(self.outputs[self.log].num_rows) if self.record is None else 1
 
 
 def digest(path: str, body: bytes) -> str:
@@ -101,10 +109,19 @@ class Receiver:
         turn: the lock that every other writer of the store holds while it commits.
         events: where the posts' events go.
         keys: idempotency keys that are remembered.
+        batch_of: makes rows of posts' records; never fails, for one that does would take all others with it.
     """
 
-    def __init__(self, store: Store, turn: threading.Lock, events: Events, keys: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        turn: threading.Lock,
+        events: Events,
+        keys: int,
+        batch_of: Callable[[Sequence[Any]], pa.RecordBatch],
+    ) -> None:
         self.posted_rows = 0
+        self._batch_of = batch_of
         self._store = store
         self._turn = turn
         self._events = events
@@ -167,27 +184,35 @@ class Receiver:
 
     def _commit(self, posts: Sequence[Post]) -> list[bytes | InputError]:
         """Store what is new, in one transaction, and say what each post is answered."""
-        ends = {name: self._store.logs()[name].bounds().next for name in {post.log for post in posts}}
-        begins = dict(ends)
-        new: dict[str, _Answer] = {}
-        answers: list[bytes | InputError] = []
-        stored = []
-        for post in posts:
-            known = None if post.key is None else new.get(post.key) or self._known.get(post.key)
-            if known is not None:
-                answers.append(known.body if known.sha256 == post.sha256 else _other(post.key))
-                continue
-            body = _body(post, ends[post.log])
-            ends[post.log] += post.rows
-            if post.key is not None:
-                new[post.key] = _Answer(post.sha256, body)
-            answers.append(body)
-            stored.append(post)
-        self._append(stored, new, begins)
+        stored = self._unknown(posts)
+        # What is answered under a key is stored beside the rows, so it must be known before they are.
+        foretold = _bodies(stored, self._ends(stored)) if any(post.key for post in stored) else None
+        new = {p.key: _Answer(p.sha256, body) for p, body in zip(stored, foretold or (), strict=False) if p.key is not None}
+        bodies = _bodies(stored, self._append(stored, new))
+        if foretold is not None and foretold != bodies:
+            raise LogError("another process appended to the log as well; run one generator on a data folder")
+        plain = iter([body for post, body in zip(stored, bodies, strict=True) if post.key is None])
+        answers = [next(plain) if p.key is None else _told(p, new.get(p.key) or self._known[p.key]) for p in posts]
+        self._remember(new)
         return answers
 
-    def _append(self, posts: Sequence[Post], new: Mapping[str, _Answer], begins: Mapping[str, int]) -> None:
-        outputs = _together(posts)
+    def _unknown(self, posts: Sequence[Post]) -> list[Post]:
+        """The posts whose key, if any, comes for the first time."""
+        keys: set[str] = set()
+        found = []
+        for post in posts:
+            if post.key is None or not (post.key in keys or post.key in self._known):
+                found.append(post)
+            keys.add(post.key or "")
+        return found
+
+    def _ends(self, posts: Sequence[Post]) -> dict[str, int]:
+        """The offset that the next row of each log will have."""
+        return {name: self._store.logs()[name].bounds().next for name in {post.log for post in posts}}
+
+    def _append(self, posts: Sequence[Post], new: Mapping[str, _Answer]) -> dict[str, int]:
+        """Commit, and return the first offset in each log."""
+        outputs = self._together(posts)
         if new:
             columns = [list(new), [a.sha256 for a in new.values()], [a.body.decode() for a in new.values()]]
             outputs[IDEMPOTENCY_LOG] = pa.RecordBatch.from_arrays(
@@ -197,15 +222,23 @@ class Receiver:
         if events:
             outputs["events"] = self._events.rows(events)
         if not outputs:
-            return
+            return {}
         appended = self._store.commit(NAME, self._epoch, None, b"", outputs)
-        for name in begins.keys() & appended.keys():
-            if appended[name].first != begins[name]:
-                raise LogError(f"log {name}: another process appended to it as well; run one generator on a data folder")
-        self._remember(new)
         self.posted_rows += sum(post.rows for post in posts if post.log == "raw")
         for event in events:
             self._events.announce(event)
+        return {name: rows.first for name, rows in appended.items()}
+
+    def _together(self, posts: Sequence[Post]) -> dict[str, pa.RecordBatch]:
+        """The rows of all posts by log, in the order of the posts."""
+        parts: dict[str, list[pa.RecordBatch]] = {}
+        for (log, single), some in groupby(posts, lambda post: (post.log, post.record is not None)):
+            if single:
+                parts.setdefault(log, []).append(self._batch_of([post.record for post in some]))
+                continue
+            for name, batch in (output for post in some for output in post.outputs.items() if output[1].num_rows):
+                parts.setdefault(name, []).append(batch)
+        return {name: pa.concat_batches(batches) if batches[1:] else batches[0] for name, batches in parts.items()}
 
     def _remember(self, new: Mapping[str, _Answer]) -> None:
         self._known.update(new)
@@ -213,21 +246,20 @@ class Receiver:
             self._known.popitem(last=False)
 
 
-def _body(post: Post, first: int) -> bytes:
-    last = first + post.rows - 1
-    offsets = {"first_offset": first, "last_offset": last} if post.rows else {"first_offset": None, "last_offset": None}
-    return msgspec.json.encode({"accepted": post.rows, **offsets, **post.answer})
-
-
-def _other(key: str | None) -> InputError:
-    return InputError(f"Idempotency-Key {key!r} came before with another request; use a new key for a new request")
-
-
-def _together(posts: Sequence[Post]) -> dict[str, pa.RecordBatch]:
-    """The rows of all posts by log, in the order of the posts."""
-    parts: dict[str, list[pa.RecordBatch]] = {}
+def _bodies(posts: Sequence[Post], firsts: Mapping[str, int]) -> list[bytes]:
+    """The answers of posts whose rows stand one behind the other in their logs, from these offsets on."""
+    following = dict(firsts)
+    bodies = []
     for post in posts:
-        for name, batch in post.outputs.items():
-            if batch.num_rows:
-                parts.setdefault(name, []).append(batch)
-    return {name: pa.concat_batches(batches) for name, batches in parts.items()}
+        first = following.get(post.log, 0)
+        following[post.log] = first + post.rows
+        offsets = {"first_offset": first, "last_offset": first + post.rows - 1}
+        bodies.append(_ENCODE({"accepted": post.rows, **(offsets if post.rows else _NOWHERE), **post.answer}))
+    return bodies
+
+
+def _told(post: Post, known: _Answer) -> bytes | InputError:
+    """What a post under a known key is answered."""
+    if known.sha256 == post.sha256:
+        return known.body
+    return InputError(f"Idempotency-Key {post.key!r} came before with another request; use a new key for a new request")

@@ -1,63 +1,35 @@
-"""The generator as a service: its source at a rate, and what others post, in `raw`, `outcomes` and `rejected`.
-
-Invariants:
-- An answer of 201 comes after the commit.
-- The event loop never waits for the database, nor for the decoding of a large body.
-"""
+"""The generator as a service: its source at a rate, and what others post, in `raw`, `outcomes` and `rejected`."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import socket
 import threading
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
-from anyio import to_thread
-from fastapi import APIRouter, FastAPI, Header, Query, Request
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
+from starlette.routing import Route
 
 from correnteza import events
-from correnteza.codec import ARROW, ID_LIMIT, JSON, NDJSON, Codec, json_schema
+from correnteza.codec import JSON, Codec, json_schema
 from correnteza.config import Settings
 from correnteza.events import Events
+from correnteza.generator import posting
 from correnteza.generator.delay import Delayed, delay_rows
 from correnteza.generator.pace import NoSource, Paced
-from correnteza.generator.posts import OUTCOMES, outcomes_post, records_post
-from correnteza.generator.receiver import OneAtATime, Post, Receiver
+from correnteza.generator.posts import OUTCOMES
+from correnteza.generator.receiver import OneAtATime, Receiver
 from correnteza.generator.stage import REJECTED, GeneratorStage
 from correnteza.log.base import Store
 from correnteza.log.sql import SqlStore
-from correnteza.records import MAGNITUDE_LIMIT
 from correnteza.stage import Runner, Source
-from correnteza.validation import WITHOUT_NUL
 from correnteza.web import Service, create_app, serve
+from correnteza.web.plain import document
 
 NAME = "generator"
-INLINE_BYTES = 16_384
-"""Bodies up to this size are decoded at once; larger ones in a thread, so that others are not held up."""
-
-_KEY = Header(
-    alias="Idempotency-Key",
-    min_length=1,
-    max_length=255,
-    description="A text of the client's own. The same request under the same key is stored once and answered the same.",
-)
-_ANSWER = {
-    "type": "object",
-    "properties": {
-        "accepted": {"type": "integer", "description": "Records stored."},
-        "first_offset": {"type": ["integer", "null"]},
-        "last_offset": {"type": ["integer", "null"]},
-        "errors": {"type": "array", "items": {"type": "object"}, "description": "Faults of the records that were skipped."},
-        "error_count": {"type": "integer"},
-    },
-    "required": ["accepted", "first_offset", "last_offset"],
-}
-_CREATED: dict[int | str, dict[str, Any]] = {201: {"description": "Committed.", "content": {JSON: {"schema": _ANSWER}}}}
 
 
 class Rate(BaseModel):
@@ -109,7 +81,8 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
     }
     told = Events(NAME, logs["events"])
     turn = threading.Lock()
-    receiver = Receiver(store, turn, told, wanted.idempotency_keys)
+    codec = Codec(schema)
+    receiver = Receiver(store, turn, told, wanted.idempotency_keys, codec.batch)
     stage = GeneratorStage(schema)
     end = End(paced, told, wanted.source)
     runner = PacedRunner(
@@ -133,7 +106,11 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         start=receiver.start,
         stop=receiver.stop,
     )
-    return create_app(service, _routes(service, receiver, paced)), service
+    endpoints = (posting.records(codec, receiver), posting.outcomes(receiver))
+    routes = [Route(endpoint.path, endpoint, methods=["POST"]) for endpoint in endpoints]
+    app = create_app(service, _routes(service, paced), routes)
+    document(app, posting.openapi(schema))
+    return app, service
 
 
 def source_of(settings: Settings) -> Source:
@@ -188,43 +165,8 @@ class End:
             self._told.emit("source_ended", f"the source {self._source} has no further row", position=self._paced.position)
 
 
-def _routes(service: Service, receiver: Receiver, paced: Paced) -> APIRouter:
+def _routes(service: Service, paced: Paced) -> APIRouter:
     routes = APIRouter(tags=[NAME])
-    codec = Codec(service.settings.schema_of_records)
-
-    async def stored(request: Request, made: Callable[[bytes, str | None], Post]) -> Response:
-        body, media = await request.body(), request.headers.get("content-type")
-        post = made(body, media) if len(body) <= INLINE_BYTES else await to_thread.run_sync(made, body, media)
-        return Response(await asyncio.wrap_future(receiver.submit(post)), 201, media_type=JSON)
-
-    @routes.post(
-        "/records",
-        status_code=201,
-        summary="Append records; answered after the commit",
-        responses=_CREATED,
-        response_class=Response,
-        openapi_extra={"requestBody": _request(dict(service.schema), ARROW)},
-    )
-    async def post_records(
-        request: Request,
-        on_error: Annotated[
-            Literal["refuse", "skip"],
-            Query(description="refuse: nothing is stored when a record is invalid; skip: the valid ones are."),
-        ] = "refuse",
-        key: Annotated[str | None, _KEY] = None,
-    ) -> Response:
-        return await stored(request, lambda body, media: records_post(codec, body, media, on_error == "skip", key))
-
-    @routes.post(
-        "/outcomes",
-        status_code=201,
-        summary="Tell the truth for records or predictions",
-        responses=_CREATED,
-        response_class=Response,
-        openapi_extra={"requestBody": _request(_OUTCOME)},
-    )
-    async def post_outcomes(request: Request, key: Annotated[str | None, _KEY] = None) -> Response:
-        return await stored(request, lambda body, media: outcomes_post(body, media, key))
 
     @routes.get("/rate", summary="Rate of the source", response_model=Rate)
     async def rate() -> Response:
@@ -239,22 +181,6 @@ def _routes(service: Service, receiver: Receiver, paced: Paced) -> APIRouter:
         return _json({"records_per_second": _plain(paced.rate)})
 
     return routes
-
-
-_OUTCOME = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "id": {"type": ["string", "integer"], "minLength": 1, "maxLength": ID_LIMIT, "pattern": WITHOUT_NUL},
-        "target": {"type": "number", "minimum": -MAGNITUDE_LIMIT, "maximum": MAGNITUDE_LIMIT},
-    },
-    "required": ["id", "target"],
-}
-
-
-def _request(item: dict[str, Any], *others: str) -> dict[str, Any]:
-    content = {JSON: {"schema": {"anyOf": [item, {"type": "array", "items": item}]}}, NDJSON: {}}
-    return {"required": True, "content": {**content, **{media: {} for media in others}}}
 
 
 def _json(value: dict[str, Any]) -> Response:

@@ -61,6 +61,8 @@ class SqlLog:
         self._marked = 0.0
         self._nothing = with_offsets(empty(schema), 1)
         self._select = f"select * from {quoted(name)} where {OFFSET} >= ? order by {OFFSET} limit ?"  # noqa: S608 - quoted
+        places = ", ".join("?" * (1 + len(schema)))
+        self._insert = f"insert into {quoted(name)} values ({places})"  # noqa: S608 - quoted
         self._times = [f.name for f in schema if pa.types.is_timestamp(f.type)]
 
     def append(self, batch: pa.RecordBatch) -> Appended:
@@ -73,12 +75,12 @@ class SqlLog:
     def put(self, connection: Any, batch: pa.RecordBatch) -> Appended:
         """Append within the transaction of `connection`, without waking readers."""
         self.check(batch)
-        (first,) = connection.one("select next from correnteza_logs where name = ?", self.name)
-        appended = Appended(first, first + batch.num_rows - 1)
+        advance = "update correnteza_logs set next = next + ? where name = ? returning next"
+        (following,) = connection.one(advance, batch.num_rows, self.name)
+        appended = Appended(following - batch.num_rows, following - 1)
         if not batch.num_rows:
             return appended
-        connection.ingest(self.name, self._storable(with_offsets(batch, first)))
-        connection.run("update correnteza_logs set next = ? where name = ?", appended.last + 1, self.name)
+        connection.run_each(self._insert, self._storable(with_offsets(batch, appended.first)))
         now = time.time()
         if now - self._marked >= MARK_EVERY_S:
             connection.run("insert into correnteza_appends values (?, ?, ?)", self.name, appended.last, now)
@@ -273,11 +275,10 @@ class SqlStore:
     ) -> dict[str, Appended]:
         """See `Store.commit`."""
         with self.connections.write() as connection:
-            held = connection.all("select epoch from correnteza_stages where name = ?", stage)
-            if held != [(epoch,)]:
+            advance = "update correnteza_stages set position = ?, state = ? where name = ? and epoch = ? returning epoch"
+            if not connection.all(advance, position, state, stage, epoch):
                 raise FencedError(f"{self.path}: stage {stage}: claim {epoch} is not the current one; another process runs it")
             appended = {name: self._logs[name].put(connection, batch) for name, batch in outputs.items()}
-            connection.run("update correnteza_stages set position = ?, state = ? where name = ?", position, state, stage)
         for name in outputs:
             self._logs[name].watch.notify()
         return appended

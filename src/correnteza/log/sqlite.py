@@ -25,6 +25,8 @@ BUSY_MS = 5_000
 INFER_ROWS = 1_000_000
 """ADBC infers a column's type from so many first rows; more than any read returns, so from all of them."""
 SYNCHRONOUS_FULL = 2
+PREPARED = 100
+"""Statements that a connection keeps prepared; to prepare one takes longer than to run it for a row."""
 
 
 def quoted(name: str) -> str:
@@ -44,17 +46,22 @@ def _bound(values: Sequence[Any]) -> pa.RecordBatch | None:
 
 
 class Connection:
-    """One ADBC connection in autocommit mode; transactions are begun and ended by statements."""
+    """One ADBC connection in autocommit mode; transactions are begun and ended by statements.
+
+    Statements stay prepared, the last `PREPARED` of them; so values go in as parameters.
+    """
 
     def __init__(self, path: Path) -> None:
         self._raw = sqlite.connect(f"file:{path}", autocommit=True)
-        self._cursor = self._raw.cursor()
-        self._cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(INFER_ROWS)})
+        self._prepared: dict[str, Any] = {}
 
     def run(self, statement: str, *values: Any) -> None:
         """Run a statement for its effect."""
-        self._cursor.execute(statement, _bound(values))
-        self._drain()
+        self.run_each(statement, _bound(values))
+
+    def run_each(self, statement: str, rows: pa.RecordBatch | None) -> None:
+        """Run a statement for its effect, once with each of the rows as its parameters; once without any for None."""
+        self._cursor(statement).executemany(statement, rows)
 
     def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of a query."""
@@ -67,22 +74,25 @@ class Connection:
 
     def table(self, statement: str, *values: Any) -> pa.Table:
         """The rows of a query, as Arrow."""
-        self._cursor.execute(statement, _bound(values))
-        return self._cursor.fetch_arrow_table()
+        cursor = self._cursor(statement)
+        cursor.execute(statement, _bound(values))
+        return cursor.fetch_arrow_table()
 
-    def ingest(self, table: str, batch: pa.RecordBatch) -> None:
-        """Append a batch to a table, within the open transaction."""
-        with self._raw.cursor() as cursor:
-            cursor.adbc_ingest(table, batch, mode="append")
-
-    def _drain(self) -> None:
-        """Step a statement to its end; some, like incremental_vacuum, do their work row by row."""
-        with suppress(adbc.ProgrammingError):
-            self._cursor.fetchall()
+    def _cursor(self, statement: str) -> Any:
+        """The cursor that has prepared this statement, or will when it is executed."""
+        cursor = self._prepared.pop(statement, None)
+        if cursor is None:
+            if len(self._prepared) >= PREPARED:
+                self._prepared.pop(next(iter(self._prepared))).close()
+            cursor = self._raw.cursor()
+            cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(INFER_ROWS)})
+        self._prepared[statement] = cursor
+        return cursor
 
     def close(self) -> None:
         """Close the connection."""
-        self._cursor.close()
+        for cursor in self._prepared.values():
+            cursor.close()
         self._raw.close()
 
 

@@ -27,7 +27,7 @@ from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
 from correnteza.normalizer.stage import REJECTED, NormalizerStage
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
-from correnteza.stage import Runner, Source
+from correnteza.stage import GROUP_S, Runner, Source
 from correnteza.web import Service, create_app, problem, serve
 
 NAME = "normalizer"
@@ -102,7 +102,7 @@ def build(settings: Settings, store: Store, source: Source) -> tuple[FastAPI, Se
         logs=logs,
         events=told,
         store=store,
-        runners=(Runner(stage, source, store, told, batch_rows=settings.normalizer.batch_rows),),
+        runners=(Runner(stage, source, store, told, batch_rows=settings.normalizer.batch_rows, group_s=GROUP_S),),
         status=figures.status,
     )
     return create_app(service, routes_of(figures)), service

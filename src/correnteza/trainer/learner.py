@@ -26,7 +26,7 @@ from correnteza.events import Events
 from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
-from correnteza.stage import Figures, Runner
+from correnteza.stage import GROUP_S, Figures, Runner
 from correnteza.trainer import handover, labels, lineage
 from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.learning import Learner, Training
@@ -95,6 +95,7 @@ def build(
         limit=learner.limit,
         between=learner.between,
         wait_s=WAIT_S,
+        group_s=2 * GROUP_S,  # each step reads two logs, and nobody waits for its rows as for an answer
     )
     return learner, runner, ledger
 

@@ -17,16 +17,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from correnteza.codec import ARROW, JSON, NDJSON, json_schema
+from correnteza.codec import ARROW, JSON, NDJSON, example, json_schema
 from correnteza.errors import NoModelError
 from correnteza.records import Schema
 from correnteza.trainer.answers import Answered, Answers, Ids
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.questions import Question, Reader
 from correnteza.trainer.replies import EXAMPLE, Answer, encode, media_for
+from correnteza.web.plain import read_body, send_body
 
 PATH = "/predict"
 DESCRIPTION = """Missing fields are missing values. The answer to an array is an array in the same order; so is that to
@@ -77,7 +77,7 @@ class Predict:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; errors are answered by the application's handlers."""
-        body = await _body(receive)
+        body = await read_body(receive)
         kind, media = None, JSON
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -90,9 +90,7 @@ class Predict:
             answer = self.answer(question, media) if few else await self._aside(self.answer, question, media)
         else:
             answer = await self._aside(lambda: self.answer(self._reader.read(body, kind), media))
-        headers = [(b"content-type", media.encode()), (b"content-length", b"%d" % len(answer))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await send_body(send, 200, media, answer)
 
     def answered(self, question: Question, serving: Serving | None = None) -> Answered:
         """Predict, give ids, and hand over to be stored; the answer is not encoded yet.
@@ -140,22 +138,8 @@ def predicted(question: Question, serving: Serving, ids: Ids) -> Answered:
     return Answered(filled, serving.version, predictions, halves, question.records, time.time_ns() // 1000)
 
 
-async def _body(receive: Receive) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body
-    parts = [body]
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-    return b"".join(parts)
-
-
-def openapi_path(schema: Schema) -> dict[str, Any]:
-    """What the OpenAPI document says of the endpoint.
+def openapi(schema: Schema) -> dict[str, Any]:
+    """The operation as the OpenAPI document has it.
 
     Args:
         schema: of the records.
@@ -167,14 +151,12 @@ def openapi_path(schema: Schema) -> dict[str, Any]:
     answers = {JSON: {"schema": _one_or_many(answer), "example": EXAMPLE}, NDJSON: {"schema": answer}, ARROW: {}}
     asked = {JSON: {"schema": _body_schema(record), "examples": _examples(schema)}, NDJSON: {"schema": record}, ARROW: {}}
     return {
-        "post": {
-            "tags": ["model"],
-            "operationId": "predict",
-            "summary": "Predict the target of one record or of several",
-            "description": DESCRIPTION,
-            "requestBody": {"required": True, "content": asked},
-            "responses": {"200": {"description": "The predictions.", "content": answers}},
-        }
+        "tags": ["model"],
+        "operationId": "predict",
+        "summary": "Predict the target of one record or of several",
+        "description": DESCRIPTION,
+        "requestBody": {"required": True, "content": asked},
+        "responses": {"200": {"description": "The predictions.", "content": answers}},
     }
 
 
@@ -191,7 +173,7 @@ def _body_schema(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _examples(schema: Schema) -> dict[str, Any]:
-    one = _example(schema)
+    one = example(schema)
     return {
         "one record": {"value": one},
         "several records": {"value": [one, one]},
@@ -201,11 +183,3 @@ def _examples(schema: Schema) -> dict[str, Any]:
 
 def _one_or_many(item: dict[str, Any]) -> dict[str, Any]:
     return {"oneOf": [item, {"type": "array", "items": item}]}
-
-
-def _example(schema: Schema) -> dict[str, Any]:
-    values = {"float": 1.0, "integer": 1, "category": "a", "text": "some text", "timestamp": "2026-01-31T12:00:00Z"}
-    return {
-        field.name: values[field.kind] if field.minimum is None or field.kind not in ("float", "integer") else field.minimum
-        for field in schema.fields
-    }

@@ -41,7 +41,7 @@ from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
 from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
 from correnteza.web import Service, create_app, problem, serve
-from correnteza.web.problems import RESPONSES
+from correnteza.web.plain import document
 
 NAME = "trainer"
 SWITCH_S = 0.001
@@ -166,7 +166,7 @@ def build(
     endpoint = predict.Predict(schema, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
     app = create_app(service, routes_of(desk), [Route(predict.PATH, endpoint, methods=["POST"])])
     protocols.install(app, settings, endpoint, registry, lambda: keeper.serving, desk.not_ready, told)
-    _document(app, predict.openapi_path(schema))
+    document(app, {("post", predict.PATH): predict.openapi(schema)})
     return app, service
 
 
@@ -369,16 +369,3 @@ def _ok(schema: dict[str, Any], status: int = 200) -> dict[int | str, dict[str, 
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type=JSON)
-
-
-def _document(app: FastAPI, path: dict[str, Any]) -> None:
-    """Put the plain ASGI route into the OpenAPI document."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        path["post"]["responses"].update({str(status): answer for status, answer in RESPONSES.items()})
-        document["paths"] = {predict.PATH: path, **document["paths"]}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

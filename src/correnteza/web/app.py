@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from correnteza.codec import JSON
 from correnteza.web import logs, metrics, problems
 from correnteza.web.limits import Limits
+from correnteza.web.plain import document
 from correnteza.web.service import Service
 
 TITLES = {
@@ -30,7 +31,7 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
     Args:
         service: what it serves.
         router: the service's own routes.
-        routes: plain ASGI routes, taken before all others.
+        routes: plain ASGI routes, taken before all others; to be documented with `plain.document`.
     """
     app = FastAPI(
         title=f"Correnteza {service.name}",
@@ -39,6 +40,8 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
         responses=problems.RESPONSES,
     )
     problems.install(app)
+    of_logs = logs.endpoints(service)
+    routes = (*routes, *(Route(one.path, one, methods=["GET"]) for one in of_logs))
     app.router.routes[:0] = routes
     if router is not None:
         app.include_router(router)
@@ -48,6 +51,7 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
         (method, route.path): route.endpoint for route in routes if isinstance(route, Route) for method in route.methods or ()
     }
     app.add_middleware(Limits, service=service, direct=direct)
+    document(app, {("get", one.path): one.openapi() for one in of_logs})
     return app
 
 

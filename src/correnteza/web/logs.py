@@ -10,15 +10,22 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
+from fastapi import Query as FromQuery
+from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from correnteza.codec import ARROW, JSON, NDJSON, arrow_stream, encode_rows, json_schema
+from correnteza.errors import InputError
 from correnteza.log.base import LATEST, OwnedLog, Slice
 from correnteza.records import empty, with_offsets
+from correnteza.web.plain import send_body
+from correnteza.web.problems import fault_of
 from correnteza.web.service import Service
 
 MAX_LIMIT = 100_000
@@ -26,113 +33,165 @@ MAX_WAIT_S = 30.0
 POLL_S = 0.25
 """How often a waiting request looks for rows that another process appended; appends of this one wake it."""
 HEARTBEAT_S = 15.0
+STREAM_ROWS = 1000
 
-After = Annotated[
-    str | None,
-    Query(max_length=100, description="Cursor of the last answer; absent: from the start; `latest`: only what is new."),
-]
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most rows.")]
-Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for a first row.")]
-Back = Annotated[int, Query(ge=0, le=100_000_000, description="Start so many rows before the cursor.")]
-Reader = Annotated[
-    str | None, Query(pattern="^[a-z0-9_-]{1,64}$", description="Registers this reader: what it has not passed is kept.")
-]
-Keep = Annotated[int, Query(ge=0, le=100_000_000, description="Rows before its cursor that the reader may want again.")]
+_ABOUT_AFTER = "Cursor of the last answer; absent: from the start; `latest`: only what is new."
+After = Annotated[str | None, FromQuery(max_length=100, description=_ABOUT_AFTER)]
 
 
-def router(service: Service) -> APIRouter:
-    """The routes of all logs of a service."""
-    routes = APIRouter(tags=["logs"])
-    for path, log in service.logs.items():
-        _add_log(routes, service, path, log)
-    _add_stream(routes, service)
-    return routes
+class Query(BaseModel):
+    """What may be asked of a log; see the descriptions."""
 
-
-def _add_log(routes: APIRouter, service: Service, path: str, log: OwnedLog) -> None:
-    with_offset = with_offsets(empty(log.schema), 1).schema
-    item = json_schema(with_offset, log.name)
-    body = {
-        "type": "object",
-        "properties": {"records": {"type": "array", "items": item}, "next": {"type": "string"}},
-        "required": ["records", "next"],
-    }
-    content = {JSON: {"schema": body}, NDJSON: {}, ARROW: {}}
-
-    @routes.get(
-        f"/{path}",
-        name=path,
-        summary=f"Rows of the log {log.name}, oldest first",
-        responses={
-            200: {"content": content},
-            410: {"description": "Removed by retention; `first_offset` is the first still there."},
-        },
-        response_class=Response,
+    after: str | None = Field(None, max_length=100, description=_ABOUT_AFTER)
+    limit: int = Field(1000, ge=1, le=MAX_LIMIT, description="Most rows.")
+    wait_s: float = Field(0.0, ge=0, le=MAX_WAIT_S, description="Seconds to wait for a first row.")
+    back: int = Field(0, ge=0, le=100_000_000, description="Start so many rows before the cursor.")
+    reader: str | None = Field(
+        None, pattern="^[a-z0-9_-]{1,64}$", description="Registers this reader: what it has not passed is kept."
     )
-    async def rows(
-        request: Request,
-        after: After = None,
-        limit: Limit = 1000,
-        wait_s: Wait = 0.0,
-        back: Back = 0,
-        reader: Reader = None,
-        keep_rows: Keep = 0,
-    ) -> Response:
-        part = await to_thread.run_sync(log.read, after, limit, 0.0, back)  # refuses a bad cursor before it is registered
-        if reader is not None and after != LATEST:
-            await to_thread.run_sync(log.register, reader, after, keep_rows)
-        if not part.batch.num_rows and wait_s:
-            part = await _awaited(service, log, part.next, limit, wait_s)
-        media = _preferred(request.headers.get("accept", ""))
-        return await to_thread.run_sync(_answer, part, media)
+    keep_rows: int = Field(0, ge=0, le=100_000_000, description="Rows before its cursor that the reader may want again.")
 
 
-async def _awaited(service: Service, log: OwnedLog, after: str, limit: int, wait_s: float) -> Slice:
-    """As `Log.read`, without holding a thread while there is nothing to read."""
-    async for _ in _appends(service, log, time.monotonic() + wait_s):
-        part = await to_thread.run_sync(log.read, after, limit)
-        if part.batch.num_rows:
-            break
-        after = part.next
+def endpoints(service: Service) -> list[LogRows]:
+    """The plain endpoints of all logs of a service."""
+    return [LogRows(f"/{path}", service, log) for path, log in service.logs.items()]
+
+
+class LogRows:
+    """`GET` of one log: a plain ASGI endpoint, because services read each other's logs after every single commit.
+
+    Args:
+        path: what its answers are counted under.
+        service: whose log it is.
+        log: the log.
+    """
+
+    def __init__(self, path: str, service: Service, log: OwnedLog) -> None:
+        self.path = path
+        self._service = service
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - there is no body
+        """Handle one request; errors are answered by the layer around this one."""
+        query = _query(scope["query_string"])
+        media = _preferred(next((value for name, value in scope["headers"] if name == b"accept"), b""))
+        if query.wait_s:
+            part, body = await self._patiently(query, media)
+        else:
+            part, body = await to_thread.run_sync(self._read, query, media)
+        headers = ((b"next-cursor", part.next.encode()), (b"lag-rows", b"%d" % part.lag_rows))
+        await send_body(send, 200, media, body, headers)
+
+    async def _patiently(self, query: Query, media: str) -> tuple[Slice, bytes]:
+        """As `_read`, without holding a thread while there is nothing to read."""
+        growth = Growth(self._service, self._log)  # before the first read, so that nothing comes unnoticed between the two
+        try:
+            part, body = await to_thread.run_sync(self._read, query, media)
+            if part.batch.num_rows:
+                return part, body
+            part = await _awaited(growth, self._log, part, query.limit, query.wait_s)
+        finally:
+            growth.stop()
+        return part, await to_thread.run_sync(_encoded, part, media)
+
+    def _read(self, query: Query, media: str) -> tuple[Slice, bytes]:
+        part = self._log.read(query.after, query.limit, 0.0, query.back)  # refuses a bad cursor before it is registered
+        if query.reader is not None and query.after != LATEST:
+            self._log.register(query.reader, query.after, query.keep_rows)
+        return part, _encoded(part, media)
+
+    def openapi(self) -> dict[str, Any]:
+        """The operation, as the OpenAPI document has it."""
+        item = json_schema(with_offsets(empty(self._log.schema), 1).schema, self._log.name)
+        body = {
+            "type": "object",
+            "properties": {"records": {"type": "array", "items": item}, "next": {"type": "string"}},
+            "required": ["records", "next"],
+        }
+        removed = {"description": "Removed by retention; `first_offset` is the first still there."}
+        return {
+            "tags": ["logs"],
+            "operationId": self.path[1:],
+            "summary": f"Rows of the log {self._log.name}, oldest first",
+            "parameters": [_parameter(name, about) for name, about in Query.model_json_schema()["properties"].items()],
+            "responses": {
+                "200": {"description": "The rows.", "content": {JSON: {"schema": body}, NDJSON: {}, ARROW: {}}},
+                "410": removed,
+            },
+        }
+
+
+def _parameter(name: str, about: dict[str, Any]) -> dict[str, Any]:
+    schema = {key: value for key, value in about.items() if key != "title"}
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.pop("description")}
+
+
+def _query(text: bytes) -> Query:
+    """The query of a request.
+
+    Raises:
+        InputError: names what cannot be.
+    """
+    try:
+        return Query.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
+    except ValidationError as error:
+        faults = [fault_of({**fault, "loc": ("query", *fault["loc"])}) for fault in error.errors()]
+        raise InputError("; ".join(f"{p.field}: {p.reason}" for p in faults), faults) from None
+
+
+class Growth:
+    """Tells, in the event loop that it was made in, when a log may have grown since the last time it told.
+
+    Args:
+        service: whose end also ends the waiting.
+        log: which to watch; `stop` ends that.
+    """
+
+    def __init__(self, service: Service, log: OwnedLog) -> None:
+        loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+        self._service = service
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._event.set)
+
+        self.stop = log.subscribe(wake)
+
+    async def grown(self, deadline: float) -> bool:
+        """Wait until it may have; False at the deadline (of `time.monotonic`), and when the service stops."""
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or self._service.stopping:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(left_s, POLL_S)):
+                await self._event.wait()
+        self._event.clear()
+        return True
+
+
+async def _awaited(growth: Growth, log: OwnedLog, part: Slice, limit: int, wait_s: float) -> Slice:
+    """The rows behind a part, or the part itself, once there are any; what there is when the time is over."""
+    deadline = time.monotonic() + wait_s
+    while not part.batch.num_rows and await growth.grown(deadline):
+        part = await to_thread.run_sync(log.read, part.next, limit)
     return part
 
 
-async def _appends(service: Service, log: OwnedLog, deadline: float) -> AsyncIterator[None]:
-    """Yields when the log may have grown, until the deadline or until the service stops."""
-    loop = asyncio.get_running_loop()
-    grown = asyncio.Event()
-
-    def wake() -> None:
-        loop.call_soon_threadsafe(grown.set)
-
-    unsubscribe = log.subscribe(wake)
-    try:
-        yield
-        while not service.stopping and (left := deadline - time.monotonic()) > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(grown.wait(), min(left, POLL_S))
-            grown.clear()
-            yield
-    finally:
-        unsubscribe()
+def _preferred(accept: bytes) -> str:
+    return next((media for media in (ARROW, NDJSON) if media.encode() in accept), JSON)
 
 
-def _preferred(accept: str) -> str:
-    return next((media for media in (ARROW, NDJSON) if media in accept), JSON)
-
-
-def _answer(part: Slice, media: str) -> Response:
-    headers = {"Next-Cursor": part.next, "Lag-Rows": str(part.lag_rows)}
+def _encoded(part: Slice, media: str) -> bytes:
     if media == ARROW:
-        return Response(arrow_stream(part.batch), headers=headers, media_type=ARROW)
+        return arrow_stream(part.batch)
     rows = encode_rows(part.batch)
     if media == NDJSON:
-        return Response(msgspec.json.Encoder().encode_lines(rows), headers=headers, media_type=NDJSON)
-    return Response(msgspec.json.encode({"records": rows, "next": part.next}), headers=headers, media_type=JSON)
+        return msgspec.json.Encoder().encode_lines(rows)
+    return msgspec.json.encode({"records": rows, "next": part.next})
 
 
-def _add_stream(routes: APIRouter, service: Service) -> None:
-    log = service.logs["records"]
+def router(service: Service) -> APIRouter:
+    """The route of server-sent events."""
+    routes, log = APIRouter(tags=["logs"]), service.logs["records"]
     content: dict[str, Any] = {"text/event-stream": {}}
 
     @routes.get(
@@ -143,16 +202,23 @@ def _add_stream(routes: APIRouter, service: Service) -> None:
     )
     async def stream(request: Request, after: After = None) -> Response:
         position = request.headers.get("last-event-id", after)
-        part = await to_thread.run_sync(log.read, position, 1000)
+        part = await to_thread.run_sync(log.read, position, STREAM_ROWS)
         return StreamingResponse(_messages(service, log, part), media_type="text/event-stream")
+
+    return routes
 
 
 async def _messages(service: Service, log: OwnedLog, part: Slice) -> AsyncIterator[bytes]:
-    while True:
-        for row in encode_rows(part.batch):
-            yield b"id: %b\ndata: %b\n\n" % (log.cursor(row["offset"]).encode(), msgspec.json.encode(row))
-        if service.stopping:
-            return
-        part = await _awaited(service, log, part.next, 1000, HEARTBEAT_S)
-        if not part.batch.num_rows:
-            yield b": still here\n\n"
+    growth = Growth(service, log)
+    try:
+        while True:
+            for row in encode_rows(part.batch):
+                yield b"id: %b\ndata: %b\n\n" % (log.cursor(row["offset"]).encode(), msgspec.json.encode(row))
+            if service.stopping:
+                return
+            part = await to_thread.run_sync(log.read, part.next, STREAM_ROWS)
+            part = await _awaited(growth, log, part, STREAM_ROWS, HEARTBEAT_S)
+            if not part.batch.num_rows:
+                yield b": still here\n\n"
+    finally:
+        growth.stop()

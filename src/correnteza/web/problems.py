@@ -120,7 +120,7 @@ def install(app: FastAPI) -> None:
         media = request.headers.get("content-type", "")
         if any(fault["loc"] == ("body",) for fault in error.errors()) and not media.lower().startswith(JSON):
             return problem(415, f"Content-Type {media[:80]!r} is not read here; send {JSON}")
-        faults = [_fault(fault) for fault in error.errors()]
+        faults = [fault_of(fault) for fault in error.errors()]
         return problem(422, "; ".join(f"{p.field}: {p.reason}" for p in faults[:5]), faults)
 
     @app.exception_handler(ClientDisconnect)
@@ -143,7 +143,7 @@ def _of_cause(cause: BaseException | None) -> Response | None:
     return problem(400, f"the body cannot be read: {reason}")
 
 
-def _fault(fault: Mapping[str, Any]) -> Problem:
+def fault_of(fault: Mapping[str, Any]) -> Problem:
     """What is wrong with a parameter or a body, by pydantic."""
     place, reason = ".".join(str(part) for part in fault["loc"]), str(fault["msg"])
     cause = fault.get("ctx", {}).get("error")

@@ -36,7 +36,7 @@ def routes_of(schema: Schema, versions: Versions) -> APIRouter:
     """
     routes = APIRouter(tags=["model"])
     reader, ids = Reader(schema), Ids()
-    about = predict.openapi_path(schema)["post"]
+    about = predict.openapi(schema)
 
     def answer(version: int, body: bytes, kind: str | None, media: str) -> bytes:
         question = reader.read(body, kind)
