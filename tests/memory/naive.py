@@ -51,9 +51,11 @@ class Naive:
 
     def label(self, name: str, target: float) -> None:
         """A target that became known, if its record waits for it."""
+        if self.target not in {one.source for one in self.features}:
+            return
         for row in self.waiting.get(name, []):
             row[self.target] = target
-            self._count()
+        self._count()
 
     def _count(self) -> None:
         self.rows += 1

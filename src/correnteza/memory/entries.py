@@ -2,7 +2,8 @@
 
 Invariant: rows of this log, in order, decide the memory; nothing else does.
 A row of kind `record` is a valid record. One of kind `label` is a target that became known later: it has the raw offset,
-time and keys of the record that it is for.
+time and keys of the record that it is for. One of kind `early` is a target whose record has not come; when that
+comes, a row of kind `label` follows at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from correnteza.features import Floats
 from correnteza.records import ID, OFFSET, TIMESTAMP, Schema
 
 LOG = "memory"
-RECORD, LABEL = "record", "label"
+RECORD, LABEL, EARLY = "record", "label", "early"
 KEY, VALUE = "key:", "value:"
 """Before the names of the columns that hold keys, and values of sources."""
 TIME = "event_time"

@@ -17,18 +17,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from correnteza.errors import DamagedLogError
 from correnteza.features import Floats, Ints
-from correnteza.memory import entries, plain, snapshots, windows
+from correnteza.memory import arranged, entries, plain, snapshots, windows
 from correnteza.memory.keys import ALONE, Keys
-from correnteza.memory.tails import Entries, Tails
+from correnteza.memory.tails import Tails
 from correnteza.memory.waiting import HORIZON_ROWS, Waiting
 from correnteza.memory.windows import NO_TIME, Rows
-from correnteza.records import ID, MAGNITUDE_LIMIT, OFFSET, Schema
+from correnteza.records import ID, OFFSET, Schema, empty
 
 BLOCK_ROWS = 8192
 SNAPSHOT_ROWS = 100_000
@@ -108,7 +107,9 @@ class Memory:
         self._tails = {place: self._tails_of(*place) for place in dict.fromkeys((f.by, f.source) for f in self._remembering)}
         self._late = schema.target in entries.sources_of(schema)
         self._waiting = Waiting(self.limits.horizon_rows)
-        self._record = pa.schema([f for f in self.log_schema if f.name in ("raw_offset", entries.TIME) or _is_key(f.name)])
+        self._record = pa.schema(
+            [f for f in self.log_schema if f.name in ("raw_offset", entries.TIME) or arranged.is_key(f.name)]
+        )
         self._settled = self._scalars()
 
     def _tails_of(self, by: str | None, source: str) -> Tails:
@@ -128,14 +129,22 @@ class Memory:
         return entries.of_records(records, self.schema)
 
     def labels_of(self, ids: Sequence[str | None], targets: Sequence[float]) -> pa.RecordBatch:
-        """Labels that came, as rows of the log; those whose record is not known here are left out."""
+        """Labels that came, as rows of the log; none where no feature remembers the target."""
         rows = []
+        if not self._late:
+            return empty(self.log_schema)
         for name, target in zip(ids, targets, strict=True):
-            record = self._waiting.get(name)
-            if record is not None:
-                known = dict(zip(self._record.names, record, strict=True))
-                rows.append({"kind": entries.LABEL, ID: name, **known, entries.VALUE + self.schema.target: target})
+            if name is not None:
+                record = self._waiting.get(name)
+                known = {} if record is None else dict(zip(self._record.names, record, strict=True))
+                kind = entries.EARLY if record is None else entries.LABEL
+                rows.append({"kind": kind, ID: name, **known, entries.VALUE + self.schema.target: target})
         return pa.RecordBatch.from_pylist(rows, schema=self.log_schema)
+
+    @property
+    def early(self) -> Mapping[str, float]:
+        """Labels whose record has not come yet, by id; a row of kind `label` has to follow that record at once."""
+        return self._waiting.early
 
     def take(self, rows: pa.RecordBatch, compute: bool = True) -> Taken:
         """Remember rows of the log `memory`, and make the features of the records among them.
@@ -147,10 +156,11 @@ class Memory:
         taken = Taken()
         parts: list[Columns] = []
         for part in self._parts(rows):
-            if part.column("kind")[0].as_py() == entries.LABEL:
-                self._take_labels(part)
-            else:
+            kind = part.column("kind")[0].as_py()
+            if kind == entries.RECORD:
                 parts.append(self._take_records(part, taken, compute))
+            else:
+                self._take_labels(part, kind)
             self.offset += part.num_rows
             if self.offset % self.limits.block_rows == 0:
                 self._end_of_block(taken, compute)
@@ -179,18 +189,18 @@ class Memory:
         """Rows of one kind each, that do not reach over the end of a block."""
         if not rows.num_rows:
             return []
-        labels = pc.equal(rows.column("kind"), entries.LABEL).to_numpy(zero_copy_only=False)
-        edges = set((np.flatnonzero(np.diff(labels)) + 1).tolist())
+        kinds = pc.index_in(rows.column("kind"), pa.array([entries.RECORD, entries.LABEL, entries.EARLY]))
+        edges = set((np.flatnonzero(np.diff(kinds.to_numpy())) + 1).tolist())
         block = self.limits.block_rows
         edges |= set(range(block - self.offset % block, rows.num_rows, block))
         ends = [*sorted(edges), rows.num_rows]
         return [rows.slice(begin, end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _take_records(self, rows: pa.RecordBatch, taken: Taken, compute: bool) -> Columns:
-        times, raw_offsets = _times_us(rows), rows.column("raw_offset").to_numpy()
+        times, raw_offsets = arranged.times_of(rows), rows.column("raw_offset").to_numpy()
         found: dict[str, Floats] = {}
         for by, keys in self._keys.items():
-            slots = keys.take(_key_column(rows, by), self.offset + 1)
+            slots = keys.take(arranged.key_column(rows, by), self.offset + 1)
             missing = int((slots < 0).sum())
             if missing:
                 taken.keyless[by or ALONE] = taken.keyless.get(by or ALONE, 0) + missing
@@ -200,7 +210,7 @@ class Memory:
                 if own == by:
                     tails.room_for(keys.slots)
                     values = entries.numbers(rows.column(entries.VALUE + source))
-                    ends = _append(tails, slots[order], times[order], raw_offsets[order], values[order])
+                    ends = arranged.append(tails, slots[order], times[order], raw_offsets[order], values[order])
                     if compute:
                         found |= self._features(by, source, order, slots, ends, times, values)
         if self._late:
@@ -223,7 +233,7 @@ class Memory:
             reach = np.maximum(begin, ends - one.depth(self.limits.rows))
             some = Rows(reach, ends, ordered, times[order], values[order])
             column[order] = windows.compute(one, tails, some, source == self.schema.target)
-            found[one.name] = _bounded(column)
+            found[one.name] = arranged.bounded(column)
         return found
 
     def _remember(self, rows: pa.RecordBatch) -> None:
@@ -237,15 +247,20 @@ class Memory:
         plain_columns = [(c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c).to_pylist() for c in columns]
         self._waiting.put(rows.column(ID).to_pylist(), zip(*plain_columns, strict=True))
 
-    def _take_labels(self, rows: pa.RecordBatch) -> None:
-        times, raw_offsets = _times_us(rows), rows.column("raw_offset").to_numpy()
+    def _take_labels(self, rows: pa.RecordBatch, kind: str) -> None:
+        ids, targets = rows.column(ID).to_pylist(), rows.column(entries.VALUE + self.schema.target).to_pylist()
+        if kind == entries.EARLY:
+            self._waiting.put_early(ids, targets)
+            return
+        self._waiting.drop_early(ids)
+        times, raw_offsets = arranged.times_of(rows), rows.column("raw_offset").to_numpy()
         values = entries.numbers(rows.column(entries.VALUE + self.schema.target))
         for (by, source), tails in self._tails.items():
             if source == self.schema.target:
-                slots = self._keys[by].find(_key_column(rows, by))
+                slots = self._keys[by].find(arranged.key_column(rows, by))
                 order = np.argsort(slots, kind="stable")[int((slots < 0).sum()) :]
                 if len(order):
-                    tails.insert(_grouped(slots[order], times[order], raw_offsets[order], values[order]))
+                    tails.insert(arranged.grouped(slots[order], times[order], raw_offsets[order], values[order]))
 
     # Ends of blocks
 
@@ -279,6 +294,7 @@ class Memory:
                     tables[f"{snapshots.TAIL}{by or ''}\0{source}"] = pa.RecordBatch.from_pydict(columns)
         if self._late:
             tables[snapshots.WAITING] = self._waiting.rows(self._record)
+            tables[snapshots.EARLY] = self._waiting.early_rows()
         return tables
 
     def load(self, rows: pa.RecordBatch) -> None:
@@ -301,9 +317,9 @@ class Memory:
                     tails.room_for(keys.slots)
                     table = tables[f"{snapshots.TAIL}{by or ''}\0{source}"]
                     owners, times, numbers, values = (table.column(name).to_numpy() for name in table.schema.names)
-                    tails.append(_grouped(slots[owners], times, numbers, values))
+                    tails.append(arranged.grouped(slots[owners], times, numbers, values))
         if self._late:
-            self._waiting.load(tables[snapshots.WAITING], self._record)
+            self._waiting.load(tables[snapshots.WAITING], tables[snapshots.EARLY], self._record)
         self.settle()
 
     # Questions
@@ -312,7 +328,7 @@ class Memory:
         """The columns of the features that remember nothing."""
         found: dict[str, Floats] = {}
         for one in self._plain:
-            found |= {name: _bounded(column) for name, column in plain.compute(one, records).items()}
+            found |= {name: arranged.bounded(column) for name, column in plain.compute(one, records).items()}
         return found
 
     def vector(self, records: pa.RecordBatch) -> Columns:
@@ -323,7 +339,7 @@ class Memory:
         """
         found = dict(self.plain_columns(records))
         rows = records.num_rows
-        times = _time_column(records.column(self.schema.timestamp)) if self.schema.timestamp else np.full(rows, NO_TIME)
+        times = arranged.times_us(records.column(self.schema.timestamp)) if self.schema.timestamp else np.full(rows, NO_TIME)
         for (by, source), tails in self._tails.items():
             slots = self._keys[by].find(records.column(by) if by is not None else pa.repeat(ALONE, rows))
             has_key = records.column(by).is_valid().to_numpy(zero_copy_only=False) if by is not None else np.ones(rows, bool)
@@ -357,45 +373,3 @@ class Memory:
         for part in self._revocable():
             part.undo()
         self.offset, self.snapshot_offset, self._held_at_snapshot = self._settled
-
-
-def _append(tails: Tails, slots: Ints, times: Ints, raw_offsets: Ints, values: Floats) -> Ints:
-    """Append the values of rows that are in the order of their slots; where each row stands in its tail, shape [rows]."""
-    there = ~np.isnan(values)
-    firsts = np.flatnonzero(np.append(True, slots[1:] != slots[:-1])) if len(slots) else np.empty(0, np.int64)
-    sizes = np.diff(np.append(firsts, len(slots)))
-    counted = np.append(0, np.cumsum(there))
-    counts = counted[firsts + sizes] - counted[firsts]
-    new = Entries(slots[firsts], counts, times[there], raw_offsets[there], values[there])
-    starts = tails.append(new)
-    ends: Ints = np.repeat(starts - counted[firsts], sizes) + counted[:-1]
-    return ends
-
-
-def _grouped(slots: Ints, times: Ints, raw_offsets: Ints, values: Floats) -> Entries:
-    """Entries of rows that are in the order of their slots, or at least together."""
-    firsts = np.flatnonzero(np.append(True, slots[1:] != slots[:-1])) if len(slots) else np.empty(0, np.int64)
-    return Entries(slots[firsts], np.diff(np.append(firsts, len(slots))), times, raw_offsets, values)
-
-
-def _is_key(name: str) -> bool:
-    return name.startswith(entries.KEY)
-
-
-def _key_column(rows: pa.RecordBatch, by: str | None) -> pa.Array:
-    return pa.repeat(ALONE, rows.num_rows) if by is None else rows.column(entries.KEY + by)
-
-
-def _times_us(rows: pa.RecordBatch) -> Ints:
-    return _time_column(rows.column(entries.TIME))
-
-
-def _time_column(times: pa.Array) -> Ints:
-    found: Ints = times.cast(pa.int64()).fill_null(NO_TIME).to_numpy(zero_copy_only=False)
-    return found
-
-
-def _bounded(column: Floats) -> Floats:
-    """Without what the rules for a record's own numbers would refuse."""
-    fits: npt.NDArray[np.bool_] = np.abs(column) <= MAGNITUDE_LIMIT
-    return column if fits.all() else np.where(fits, column, np.nan)

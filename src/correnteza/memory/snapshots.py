@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
 )
 """Columns of the log: the last row of `memory` that the snapshot holds, the piece from 1 on of how many, an Arrow stream."""
 PIECE_BYTES = 16 * 2**20
-KEYS, TAIL, WAITING = "keys\0", "tail\0", "waiting"
+KEYS, TAIL, WAITING, EARLY = "keys\0", "tail\0", "waiting", "early"
 """Names of the tables, the first two followed by the field of the key; that of a tail by the source too."""
 
 
