@@ -64,6 +64,9 @@ def settings_part() -> Iterator[str]:
     whole = Settings.model_json_schema()
     for name in Settings.model_fields:
         section = "schema" if name == "schema_table" else name
+        if name == "features":
+            yield from _settings_table("[[features]]", whole["$defs"]["FeatureTable"])
+            continue
         about = Settings.model_fields[name].annotation
         yield from _settings_table(f"[{section}]", whole["$defs"][about.__name__])  # type: ignore[union-attr]
         if section == "schema":

@@ -127,7 +127,7 @@ def _settings(request: Request) -> tuple[config.Settings, tuple[str, ...]]:
 
 def _with(settings: config.Settings, table: config.SchemaTable) -> config.Settings:
     changed = settings.model_copy(update={"schema_table": table})
-    changed.schema_of_records  # noqa: B018 - building it is the check
+    changed.schema_of_model  # noqa: B018 - building it is the check
     return changed
 
 
@@ -277,7 +277,7 @@ def _plain(
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """The result as one JSON object."""
-    schema = settings.schema_of_records
+    schema = settings.schema_of_model
     *tenths, overall = [_plain_part(part) for part in curves.parts(result)]
     return {
         "file": str(request.file),

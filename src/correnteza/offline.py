@@ -32,6 +32,7 @@ from correnteza.events import Event, Events
 from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.base import OwnedLog, Policy, Slice
 from correnteza.log.memory import MemoryStore
+from correnteza.memory import entries, snapshots
 from correnteza.normalizer.stage import NormalizerStage
 from correnteza.records import as_batch, with_offsets
 from correnteza.stage import Runner
@@ -44,6 +45,8 @@ from correnteza.trainer.training import TrainingProcess
 from correnteza.trainer.upstream import Upstream
 
 READ_ROWS = 100_000
+REPLAYED = (entries.LOG, snapshots.LOG)
+"""Logs that a memory is made anew from; nobody here is started again."""
 ALONE: Mapping[str, Any] = {"checkpoints": False, "threads": os.cpu_count() or 1}
 """Nobody waits for answers, and nobody goes on from the versions."""
 
@@ -134,7 +137,7 @@ class _Loop:
         on_rows: Callable[[int], None] | None,
         on_scored: Callable[[pa.RecordBatch], None] | None,
     ) -> None:
-        schema, own = settings.schema_of_records, settings.trainer
+        schema, own = settings.schema_of_model, settings.trainer
         self._on_rows = on_rows
         self._on_scored = on_scored
         self._store = MemoryStore()
@@ -220,13 +223,14 @@ class _Normalizer:
     """
 
     def __init__(self, batches: Iterable[pa.RecordBatch], settings: Settings) -> None:
-        schema = settings.schema_of_records
+        schema = settings.schema_of_model
         self.records = 0
         self.at_end: Callable[[], None] = lambda: None
         self._stage = NormalizerStage(schema, settings.normalizer)
         self._state = self._stage.initial()
         self._store = MemoryStore()
-        self._logs = {name: self._store.log(name, columns) for name, columns in self._stage.outputs.items()}
+        logs = {name: columns for name, columns in self._stage.outputs.items() if name not in REPLAYED}
+        self._logs = {name: self._store.log(name, columns) for name, columns in logs.items()}
         self._logs["events"] = self._store.log("events", events.SCHEMA)
         self._told = _Told("normalizer")
         self._kept_rows = settings.trainer.window_rows
@@ -260,7 +264,8 @@ class _Normalizer:
             return False
         step = self._stage.step(self._state, with_offsets(batch, self.records + 1))
         for name, rows in step.outputs.items():
-            self._logs[name].append(rows)
+            if name in self._logs:
+                self._logs[name].append(rows)
         if step.events:
             self._logs["events"].append(self._told.rows(step.events))
         self._state = step.state

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
+from correnteza.definition import Feature, Known, faults
 from correnteza.errors import ConfigError
 
 FieldKind = Literal["float", "integer", "category", "text", "timestamp"]
@@ -95,6 +96,7 @@ class Schema:
         fields: every field but the target, in their order; the timestamp among them if there is one.
         target: the name of the number to predict (always a float).
         timestamp: the name of the field with the event time, or None.
+        derived: definitions of the features that the normalizer makes; their columns are the last of the fields.
 
     Raises:
         ConfigError: a name is used twice, the target is also a field, nothing can be learned from.
@@ -109,6 +111,7 @@ class Schema:
     fields: tuple[Field, ...]
     target: str
     timestamp: str | None = None
+    derived: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.fields]
@@ -122,6 +125,30 @@ class Schema:
             raise ConfigError(f"schema timestamp {self.timestamp!r} is not a field of kind 'timestamp'; make it one")
         if not self.features:
             raise ConfigError("schema has no float, integer or category field; add one to learn from")
+
+    def with_derived(self, derived: tuple[Feature, ...]) -> Schema:
+        """The schema of what is learned from: these fields and, as further ones, the derived columns.
+
+        Raises:
+            ConfigError: definitions are at fault; a line for each fault.
+        """
+        known = Known({f.name: f.kind for f in self.fields}, self.target, self.timestamp)
+        names = [(one, column) for one in derived for column in one.columns]
+        odd = [
+            f"feature {one.name!r}: name {column!r} is not usable; expected a letter or _, then letters, digits, space or . _ -"
+            for one, column in names
+            if not NAME_PATTERN.match(column) or column in RESERVED
+        ]
+        if found := [*odd, *faults(derived, known)]:
+            raise ConfigError("\n".join(found))
+        made = tuple(Field(column, "float") for _, column in names)
+        return Schema((*self.fields, *made), self.target, self.timestamp, derived)
+
+    @property
+    def recorded(self) -> Schema:
+        """The schema of the records themselves, without what is derived."""
+        made = {column for one in self.derived for column in one.columns}
+        return Schema(tuple(f for f in self.fields if f.name not in made), self.target, self.timestamp) if made else self
 
     def kind_of(self, name: str) -> str | None:
         """The kind of a field, or None when there is no such field."""
@@ -168,6 +195,7 @@ class Schema:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for artefacts and fingerprints; `from_dict` reads them back."""
+        derived = {"derived": [one.as_dict() for one in self.derived]} if self.derived else {}
         return {
             "target": self.target,
             "timestamp": self.timestamp,
@@ -175,6 +203,7 @@ class Schema:
                 {"name": f.name, "kind": f.kind, "minimum": f.minimum, "maximum": f.maximum, "required": f.required}
                 for f in self.fields
             ],
+            **derived,
         }
 
     @property
@@ -185,7 +214,8 @@ class Schema:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Schema:
         """The schema that `as_dict` described."""
-        return cls(tuple(Field(**f) for f in values["fields"]), values["target"], values["timestamp"])
+        derived = tuple(Feature.from_dict(one) for one in values.get("derived", ()))
+        return cls(tuple(Field(**f) for f in values["fields"]), values["target"], values["timestamp"], derived)
 
 
 def with_offsets(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:

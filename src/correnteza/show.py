@@ -33,17 +33,26 @@ def as_toml(settings: Settings) -> str:
     >>> "port_base = 9000  # default: 8000\\n" in as_toml(changed)
     True
     """
-    return "\n".join([HEADING, *_lines(settings)]) + "\n"
+    return "\n".join([HEADING, *_features(settings), *_lines(settings)]) + "\n"
+
+
+def _features(settings: Settings) -> Iterator[str]:
+    """The setting that belongs to no section, so that it stands before them; arrays of tables can be written inline."""
+    if settings.features:
+        yield "\n" + _line("features", settings.features, Settings().features)
 
 
 def differences(settings: Settings) -> list[str]:
     """Names of the settings that are not at their default, as `trainer.window_rows`."""
-    return [f"{section}.{key}" for section, key, value, default in _entries(settings) if value != default]
+    changed = [f"{section}.{key}" for section, key, value, default in _entries(settings) if value != default]
+    return ["features", *changed] if settings.features else changed
 
 
 def _entries(settings: Settings) -> Iterator[tuple[str, str, Any, Any]]:
     """Section, key, value and default of every setting."""
     for attribute, info in Settings.model_fields.items():
+        if attribute == "features":
+            continue
         section, default = getattr(settings, attribute), info.get_default(call_default_factory=True)
         name = "schema" if attribute == "schema_table" else attribute
         for key in type(section).model_fields:

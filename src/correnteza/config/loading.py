@@ -18,8 +18,10 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from correnteza import records
+from correnteza.config.automatic import automatic
 from correnteza.config.tables import (
     Consumer,
+    Features,
     Generator,
     Normalizer,
     Pipeline,
@@ -49,11 +51,19 @@ class Settings(BaseSettings):
     consumer: Consumer = Consumer()
     services: Services = Services()
     retention: Retention = Retention()
+    features: Features = ()
 
     @property
     def schema_of_records(self) -> records.Schema:
         """The schema that `[schema]` describes."""
         return self.schema_table.build()
+
+    @property
+    def schema_of_model(self) -> records.Schema:
+        """The schema of what is learned from: the fields of the records and the derived features."""
+        schema = self.schema_of_records
+        derived = automatic(schema) if self.features == "auto" else tuple(table.build() for table in self.features)
+        return schema.with_derived(derived)
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -83,7 +93,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
     try:
         settings = Loaded(**_inside(overrides or {}))
-        settings.schema_of_records  # noqa: B018 - building it is the check
+        settings.schema_of_model  # noqa: B018 - building it is the check
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
     except SettingsError as error:
@@ -161,6 +171,8 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 def _explain(fault: Any) -> str:
     location = tuple("schema" if part == _SCHEMA_KEY else part for part in fault["loc"])
+    if location[:2] in (("features", "auto"), ("features", "list")):  # which of the two forms it has is no part of the key
+        location = location[:1] + location[2:]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         return f"{key}: no such setting{_meant(str(location[-1]), _keys_at(location))}"

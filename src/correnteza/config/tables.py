@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from correnteza import records
+from correnteza.definition import HOWS, Feature
 
 SERVICES = ("dashboard", "generator", "normalizer", "trainer", "consumer")
 """Ports are `port_base` plus the place in this tuple."""
@@ -72,6 +73,34 @@ class SchemaTable(Section):
             self.target,
             self.timestamp,
         )
+
+
+class FeatureTable(Section):
+    """A derived feature; `features = "auto"` at the top of the file stands for a set of them."""
+
+    name: str = Field(description="Name of its column; a cyclic pair has NAME_sin and NAME_cos.")
+    of: tuple[str, ...] = Field(description="A field, the target or the timestamp; two fields for ratio, difference, product.")
+    how: str = Field(description=f"{', '.join(HOWS)}.")
+    rows: int | None = Field(None, description="Length of the window, distance of the lag or span of the ewm, in values.")
+    seconds: float | None = Field(None, description="The same in event time.")
+    by: str | None = Field(None, description="A category, text or integer field: each of its values has a memory of its own.")
+    country: str | None = Field(None, description="holiday: an ISO 3166 code such as BR or US-CA.")
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _one_alone(cls, of: Any) -> Any:
+        """`of = "temp"` is short for `of = ["temp"]`."""
+        return (of,) if isinstance(of, str) else of
+
+    def build(self) -> Feature:
+        """The definition itself."""
+        return Feature(self.name, self.of, self.how, self.rows, self.seconds, self.by, self.country)
+
+
+Features = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[tuple[FeatureTable, ...], Tag("list")],
+    Discriminator(lambda value: "auto" if isinstance(value, str) else "list"),
+]
 
 
 def demo_schema() -> SchemaTable:
@@ -139,6 +168,12 @@ class Normalizer(Section):
         description="A new scaler version when a mean moved by this many deviations, or a deviation by this share.",
     )
     max_categories: int = Field(1000, ge=1, le=100_000, description="Codes per category field; later values are `other`.")
+    memory_keys: int = Field(
+        1_000_000, ge=1, le=100_000_000, description="Keys that features remember, per `by`; the least recently seen go."
+    )
+    memory_rows: int = Field(
+        10_000, ge=1, le=1_000_000, description="Values of a key that a window in seconds reaches back to, at most."
+    )
 
 
 class Trainer(Section):

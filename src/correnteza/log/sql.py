@@ -6,7 +6,7 @@ rows survive a crash of any process, and a power cut where the disk honours fsyn
 Invariants:
 - Offsets of a log have no gaps; a read that finds one stops with DamagedLogError and its offset.
 - Outputs, state and position of a step are one transaction.
-- Every column is a real column: `offset` INTEGER PRIMARY KEY, numbers REAL or INTEGER, texts TEXT,
+- Every column is a real column: `offset` INTEGER PRIMARY KEY, numbers REAL or INTEGER, texts TEXT, bytes BLOB,
   times TEXT in UTC (ISO 8601 with a space, as SQLite's date functions read it).
 
 Several processes may share a file; each write takes the lock of the whole file for its transaction.
@@ -323,4 +323,6 @@ class SqlStore:
 def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_integer(kind):
         return "integer"
+    if pa.types.is_binary(kind):
+        return "blob"
     return "real" if pa.types.is_floating(kind) else "text"

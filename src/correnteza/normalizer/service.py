@@ -25,7 +25,10 @@ from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.base import Log, OwnedLog, Store
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
-from correnteza.normalizer.stage import REJECTED, NormalizerStage
+from correnteza.memory import entries
+from correnteza.normalizer.reading import OUTCOMES, RecordsAndOutcomes
+from correnteza.normalizer.remembering import Remembered
+from correnteza.normalizer.stage import REJECTED, NormalizerStage, limits_of
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
 from correnteza.stage import GROUP_S, Runner, Source
 from correnteza.web import Service, create_app, problem, serve
@@ -65,31 +68,42 @@ def main(settings: Settings, listening: socket.socket) -> int:
     """
     import sklearn.preprocessing  # noqa: F401 - takes a second, which the first record should not wait for
 
-    upstream = HttpLog(settings.services.url("generator"), name="raw", schema=settings.schema_of_records.raw, reader=NAME)
+    url = settings.services.url("generator")
+    upstream = HttpLog(url, name="raw", schema=settings.schema_of_records.raw, reader=NAME)
+    outcomes = HttpLog(url, name="outcomes", path="outcomes", schema=OUTCOMES, reader=NAME) if of_target(settings) else None
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     try:
-        app, service = build(settings, store, upstream)
+        app, service = build(settings, store, upstream, outcomes)
         return serve(app, service, listening)
     finally:
         store.close()
 
 
-def build(settings: Settings, store: Store, source: Source) -> tuple[FastAPI, Service]:
+def of_target(settings: Settings) -> bool:
+    """Whether a feature remembers the target, so that outcomes are read too."""
+    schema = settings.schema_of_model
+    return schema.target in entries.sources_of(schema)
+
+
+def build(settings: Settings, store: Store, source: Source, outcomes: Source | None = None) -> tuple[FastAPI, Service]:
     """The application and the service behind it, not started.
 
     Args:
         settings: of the pipeline.
         store: where its logs, state and position are kept.
         source: the raw log.
+        outcomes: the log of outcomes, read when a feature remembers the target.
     """
-    schema = settings.schema_of_records
-    stage = NormalizerStage(schema, settings.normalizer)
+    schema = settings.schema_of_model
+    kept = _remembered(settings, store)
+    stage = NormalizerStage(schema, settings.normalizer, None if kept is None else kept.recall)
     logs = {
         "records": store.log("normalized", schema.normalized),
         "rejected": store.log("rejected", REJECTED),
         "scalers": store.log("scalers", SCALERS, bounded=False),
         "categories": store.log("categories", CATEGORIES, bounded=False),
         "events": store.log("events", events.SCHEMA),
+        **({} if kept is None else {entries.LOG: kept.entries}),
     }
     told = Events(NAME, logs["events"])
     figures = Committed(
@@ -102,10 +116,31 @@ def build(settings: Settings, store: Store, source: Source) -> tuple[FastAPI, Se
         logs=logs,
         events=told,
         store=store,
-        runners=(Runner(stage, source, store, told, batch_rows=settings.normalizer.batch_rows, group_s=GROUP_S),),
-        status=figures.status,
+        runners=(
+            Runner(
+                stage,
+                source if outcomes is None else RecordsAndOutcomes(source, outcomes, told),
+                store,
+                told,
+                batch_rows=settings.normalizer.batch_rows,
+                group_s=GROUP_S,
+                between=None if kept is None else lambda _: kept.trim(stage.deriving.snapshot_offset),
+            ),
+        ),
+        status=figures.status if kept is None else lambda: {**figures.status(), "memory": kept.status()},
     )
-    return create_app(service, routes_of(figures)), service
+    routes = routes_of(figures)
+    if kept is not None:
+        routes.include_router(kept.routes())
+    return create_app(service, routes), service
+
+
+def _remembered(settings: Settings, store: Store) -> Remembered | None:
+    """The logs of the memory, where a feature has one."""
+    schema = settings.schema_of_model
+    if not any(one.remembers for one in schema.derived):
+        return None
+    return Remembered(store, schema, limits_of(settings.normalizer), settings.retention.hard_rows)
 
 
 class Committed:

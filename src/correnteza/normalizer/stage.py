@@ -24,6 +24,8 @@ from correnteza import config, validation
 from correnteza.errors import ConfigError, DamagedLogError, Problem
 from correnteza.events import Event
 from correnteza.features import CATEGORIES, SCALERS, Floats, Ints
+from correnteza.memory import Limits
+from correnteza.normalizer.deriving import Deriving, Mask, Recall, records_of
 from correnteza.normalizer.encoding import Encoded, FieldCodes, category_rows, encode
 from correnteza.normalizer.scaling import Advanced, ScalingState, Version, advance, first_version, scaler_rows
 from correnteza.records import ID, OFFSET, Schema
@@ -52,19 +54,22 @@ class NormalizerState:
         rows: raw rows so far, rejected ones included.
         scaling: statistics and versions of the numeric fields.
         codes: the codes of each category field, in the order of the schema.
+        memory: offset of the last row of the log `memory`; 0 where no feature remembers.
     """
 
     rows: int
     scaling: ScalingState
     codes: Mapping[str, FieldCodes]
+    memory: int = 0
 
 
 class NormalizerStage:
     """Checks, encodes and standardises.
 
     Args:
-        schema: what a valid record looks like.
+        schema: what a valid record looks like, with the definitions of derived features.
         settings: the section `[normalizer]`.
+        recall: makes the memory that was committed last; see `Deriving`.
 
     >>> from correnteza.records import Field
     >>> schema = Schema((Field("age", "float", minimum=0), Field("job", "category")), target="income")
@@ -79,14 +84,17 @@ class NormalizerStage:
 
     name = "normalizer"
 
-    def __init__(self, schema: Schema, settings: config.Normalizer) -> None:
+    def __init__(self, schema: Schema, settings: config.Normalizer, recall: Recall | None = None) -> None:
         self.schema = schema
         self.settings = settings
+        self._records = schema.recorded
+        self.deriving = Deriving(schema, limits_of(settings), recall)
         self.outputs: Mapping[str, pa.Schema] = {
             "normalized": schema.normalized,
             "rejected": REJECTED,
             "scalers": SCALERS,
             "categories": CATEGORIES,
+            **self.deriving.outputs,
         }
 
     def initial(self) -> NormalizerState:
@@ -97,6 +105,7 @@ class NormalizerStage:
 
     def dump(self, state: NormalizerState) -> bytes:
         """The state as bytes, with the schema that it belongs to; equal states give equal bytes."""
+        memory = {"memory": state.memory} if self.deriving.remembers else {}
         return msgspec.msgpack.encode(
             {
                 "format": FORMAT,
@@ -104,6 +113,7 @@ class NormalizerStage:
                 "rows": state.rows,
                 "scaling": state.scaling.dump(),
                 "codes": {name: [field.capped, list(field.codes)] for name, field in state.codes.items()},
+                **memory,
             }
         )
 
@@ -122,6 +132,7 @@ class NormalizerStage:
                 held.rows,
                 ScalingState.load(held.scaling, len(self.schema.numeric)),
                 {name: FieldCodes.of(held.codes[name][1], held.codes[name][0]) for name in self.schema.categories},
+                held.memory,
             )
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
             raise DamagedLogError(
@@ -131,8 +142,10 @@ class NormalizerStage:
 
     def step(self, state: NormalizerState, batch: pa.RecordBatch) -> Step[NormalizerState]:
         """Process raw rows; see `correnteza.stage.Stage.step`."""
-        problems = validation.problems(batch, self.schema)
-        valid = _without(batch, problems) if problems else batch
+        records = records_of(batch)
+        problems = validation.problems(records, self._records)
+        derived = self.deriving.step(state.memory, batch, records, _valid(records, problems))
+        valid = derived.records
         offsets = valid.column(OFFSET).to_numpy()
         advanced = advance(
             state.scaling,
@@ -142,17 +155,29 @@ class NormalizerStage:
             tolerance=self.settings.tolerance,
         )
         encoded = {name: encode(state.codes[name], valid.column(name), self.settings.max_categories) for name in state.codes}
-        versions = advanced.new if state.rows else (first_version(len(self.schema.numeric)), *advanced.new)
+        first = () if state.rows or not records.num_rows else (first_version(len(self.schema.numeric)),)
+        versions = (*first, *advanced.new)
         outputs = {
             "normalized": self._normalized(valid, advanced, encoded),
-            "rejected": _rejected(batch, problems),
+            "rejected": _rejected(records, problems),
             "scalers": scaler_rows(self.schema.numeric, versions),
             "categories": category_rows(encoded, offsets),
+            **derived.outputs,
         }
         return Step(
             {name: rows for name, rows in outputs.items() if rows.num_rows},
-            NormalizerState(state.rows + batch.num_rows, advanced.state, {name: done.state for name, done in encoded.items()}),
-            (*_rejections(batch, problems), *self._new_versions(advanced.new), *self._caps(state, encoded)),
+            NormalizerState(
+                state.rows + records.num_rows,
+                advanced.state,
+                {name: done.state for name, done in encoded.items()},
+                derived.offset,
+            ),
+            (
+                *_rejections(records, problems),
+                *self._new_versions(advanced.new),
+                *self._caps(state, encoded),
+                *derived.events,
+            ),
         )
 
     def _normalized(self, valid: pa.RecordBatch, advanced: Advanced, encoded: Mapping[str, Encoded]) -> pa.RecordBatch:
@@ -195,6 +220,7 @@ class _Held(msgspec.Struct):
     rows: int
     scaling: bytes
     codes: dict[str, tuple[bool, list[str]]]
+    memory: int = 0
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -213,17 +239,25 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             for key in old[name]
             if old[name][key] != new[name][key]
         ]
+    was, is_ = ({one["name"]: one for one in schema.get("derived", ())} for schema in (before, now))
+    parts += [f"feature {name!r} was {was[name]} and is {is_[name]}" for name in was if is_.get(name, was[name]) != was[name]]
     what = "; ".join(parts) or "the fields stand in another order"
     return (
-        f"[schema] changed since this pipeline began: {what}; its statistics and codes belong to the old one. "
+        f"[schema] or [[features]] changed since this pipeline began: {what}; its statistics and codes belong to the old one. "
         "Set another [pipeline] name or data_dir to begin a new pipeline, or put the schema back"
     )
 
 
-def _without(batch: pa.RecordBatch, problems: Sequence[Problem]) -> pa.RecordBatch:
-    keep = np.ones(batch.num_rows, bool)
-    keep[[p.index for p in problems]] = False
-    return batch.filter(pa.array(keep))
+def _valid(records: pa.RecordBatch, problems: Sequence[Problem]) -> Mask:
+    """Which records have no problem."""
+    valid = np.ones(records.num_rows, bool)
+    valid[[p.index for p in problems]] = False
+    return valid
+
+
+def limits_of(settings: config.Normalizer) -> Limits:
+    """Bounds of the memory."""
+    return Limits(keys=settings.memory_keys, rows=settings.memory_rows)
 
 
 def _numbers(batch: pa.RecordBatch, names: Sequence[str]) -> Floats:

@@ -70,7 +70,7 @@ def build(
     settings: Settings, store: SqlStore, told: Events, training: Training, stopping: threading.Event
 ) -> tuple[Learner, Runner[Any], Ledger]:
     """The parts of the process, not started."""
-    schema, own = settings.schema_of_records, settings.trainer
+    schema, own = settings.schema_of_model, settings.trainer
     url = settings.services.url("normalizer")
     kept = max(lineage.WINDOWS * own.window_rows + own.label_horizon_rows, 2 * own.label_horizon_rows)
     upstream = Upstream(

@@ -99,7 +99,7 @@ def run(settings: Settings, version: int, keep: bool = False) -> Rebuilt:
         return training.wait(own.train_timeout_s)
 
     try:
-        schema = settings.schema_of_records
+        schema = settings.schema_of_model
         registry = Registry(folder / "models", trainer, load_key(folder))
         upstream = Upstream(
             normalizer.log("normalized", schema.normalized),

@@ -138,7 +138,7 @@ def build(
         leading: whether this process applies the retention.
         place: among the servers of one port; None where there is one.
     """
-    schema = settings.schema_of_records
+    schema = settings.schema_of_model
     logs = _logs(store)
     told = Events(NAME, logs["events"])
     registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))

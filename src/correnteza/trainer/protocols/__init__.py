@@ -37,7 +37,7 @@ def install(
         not_ready: why there is no model yet, or None.
         told: where events go.
     """
-    name, schema = settings.pipeline.name, settings.schema_of_records
+    name, schema = settings.pipeline.name, settings.schema_of_model
     versions = Versions(schema, registry, serving, told)
     desk = Desk(schema, engine, versions, not_ready)
     app.include_router(v2.routes_of(name, desk))
