@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,6 +22,7 @@ import pyarrow as pa
 from correnteza.errors import FencedError, LogUnavailableError, OffsetRemovedError
 from correnteza.events import Event, Events
 from correnteza.log.base import Slice, Store
+from correnteza.metrics import ROWS, Histogram, by_reason
 
 S = TypeVar("S")
 
@@ -29,6 +30,8 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 WAIT_S = 1.0
 """How long one read waits for rows; also the longest that stopping takes."""
+REJECTED = "rejected"
+"""The log of a stage whose rows are counted by the class of their `reason`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,55 @@ class Source(Protocol):
         """As `Log.read`."""
 
 
+class Flow:
+    """What has gone through a stage since it started: how often, how much, how fast.
+
+    Attributes:
+        bytes_in: bytes of the columns that were read and committed.
+        out: rows and bytes that were appended, by log.
+        rejected: rejected rows by class of reason.
+        batch_rows: rows of each step; their sum is what has come in.
+        step_s: seconds of each step.
+        commit_s: seconds of each commit.
+    """
+
+    __slots__ = ("batch_rows", "bytes_in", "commit_s", "out", "rejected", "step_s")
+
+    def __init__(self) -> None:
+        self.bytes_in = 0
+        self.out: dict[str, list[int]] = {}
+        self.rejected: Counter[str] = Counter()
+        self.batch_rows = Histogram(ROWS)
+        self.step_s = Histogram()
+        self.commit_s = Histogram()
+
+    def note(self, rows: int, size_bytes: int, outputs: Mapping[str, pa.RecordBatch], step_s: float, commit_s: float) -> None:
+        """Take down a committed step.
+
+        Args:
+            rows: that were read.
+            size_bytes: of their columns.
+            outputs: what was appended, by log.
+            step_s: seconds that the step took.
+            commit_s: seconds that the commit took.
+        """
+        self.bytes_in += size_bytes
+        self.batch_rows.note(rows)
+        self.step_s.note(step_s)
+        self.commit_s.note(commit_s)
+        for log, appended in outputs.items():
+            known = self.out.setdefault(log, [0, 0])
+            known[0] += appended.num_rows
+            known[1] += appended.nbytes
+        if REJECTED in outputs and outputs[REJECTED].num_rows:
+            self.rejected += by_reason(outputs[REJECTED]["reason"])
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain values, for a process that tells it to another one."""
+        sizes = {name: getattr(self, name).plain() for name in ("batch_rows", "step_s", "commit_s")}
+        return {"bytes_in": self.bytes_in, "out": dict(self.out), "rejected": dict(self.rejected), **sizes}
+
+
 @dataclass(slots=True)
 class Figures:
     """What a runner has done since it started, as plain values.
@@ -91,6 +143,7 @@ class Figures:
         retries: times that upstream or the store could not answer.
         state: `starting`, `running`, `waiting` (upstream or store do not answer), `stopped` or `failed`.
         reason: why it waits or failed.
+        flow: what has gone through.
     """
 
     rows: int = 0
@@ -101,6 +154,7 @@ class Figures:
     retries: int = 0
     state: str = "starting"
     reason: str = ""
+    flow: Flow = field(default_factory=Flow)
     _behind_since: float | None = None
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=600))
 
@@ -261,7 +315,9 @@ class Runner(Generic[S]):
         blob = self.stage.dump(step.state)
         # A commit that was asked for is seen through even while stopping: the retry ends by itself.
         self._patiently(lambda: self._store.commit(self.stage.name, epoch, part.next, blob, outputs), see_through=True)
-        self.figures.note_commit(part.batch.num_rows, stepped - began, time.perf_counter() - stepped)
+        committed = time.perf_counter()
+        self.figures.note_commit(part.batch.num_rows, stepped - began, committed - stepped)
+        self.figures.flow.note(part.batch.num_rows, part.batch.nbytes, outputs, stepped - began, committed - stepped)
         for event in step.events:
             self._events.announce(event)
         return step.state

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ import pyarrow as pa
 from correnteza.errors import InputError, LogError
 from correnteza.events import Event, Events
 from correnteza.log.base import LATEST, Appended, Store
+from correnteza.stage import Flow
 
 NAME = "receiver"
 """The name under which posts are committed; it has neither position nor state."""
@@ -105,6 +107,7 @@ class Receiver:
 
     def __init__(self, store: Store, turn: threading.Lock, events: Events, keys: int) -> None:
         self.posted_rows = 0
+        self.flow = Flow()
         self._store = store
         self._turn = turn
         self._events = events
@@ -198,11 +201,16 @@ class Receiver:
             outputs["events"] = self._events.rows(events)
         if not outputs:
             return
+        began = time.perf_counter()
         appended = self._store.commit(NAME, self._epoch, None, b"", outputs)
+        commit_s = time.perf_counter() - began
         for name in begins.keys() & appended.keys():
             if appended[name].first != begins[name]:
                 raise LogError(f"log {name}: another process appended to it as well; run one generator on a data folder")
         self._remember(new)
+        came = [rows for post in posts for rows in post.outputs.values()]
+        size_bytes = sum(rows.nbytes for rows in came)
+        self.flow.note(sum(rows.num_rows for rows in came), size_bytes, outputs, 0.0, commit_s)
         self.posted_rows += sum(post.rows for post in posts if post.log == "raw")
         for event in events:
             self._events.announce(event)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -26,10 +26,12 @@ from correnteza.events import Events
 from correnteza.generator.delay import Delayed, delay_rows
 from correnteza.generator.pace import NoSource, Paced
 from correnteza.generator.posts import OUTCOMES, outcomes_post, records_post
+from correnteza.generator.receiver import NAME as RECEIVER
 from correnteza.generator.receiver import OneAtATime, Post, Receiver
 from correnteza.generator.stage import REJECTED, GeneratorStage
 from correnteza.log.base import Store
 from correnteza.log.sql import SqlStore
+from correnteza.metrics import Sample, sample
 from correnteza.records import MAGNITUDE_LIMIT
 from correnteza.stage import Runner, Source
 from correnteza.validation import WITHOUT_NUL
@@ -127,8 +129,15 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         },
         start=receiver.start,
         stop=receiver.stop,
+        samples=lambda _: _samples(paced, end),
+        flows=lambda: {stage.name: runner.figures.flow.plain(), RECEIVER: receiver.flow.plain()},
     )
     return create_app(service, _routes(service, receiver, paced)), service
+
+
+def _samples(paced: Paced, end: End) -> Iterator[Sample]:
+    yield sample("correnteza_source_rate_rows_per_second", paced.rate)
+    yield sample("correnteza_source_ended", float(end.seen))
 
 
 def source_of(settings: Settings) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -24,6 +24,7 @@ from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.base import Log, OwnedLog, Store
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
+from correnteza.metrics import Sample, sample
 from correnteza.normalizer.stage import REJECTED, NormalizerStage
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
 from correnteza.stage import Runner, Source
@@ -99,8 +100,15 @@ def build(settings: Settings, store: Store, source: Source) -> tuple[FastAPI, Se
         store=store,
         runners=(Runner(stage, source, store, told, batch_rows=settings.normalizer.batch_rows),),
         status=figures.status,
+        samples=_samples,
     )
     return create_app(service, routes_of(figures)), service
+
+
+def _samples(status: Mapping[str, Any]) -> Iterator[Sample]:
+    yield sample("correnteza_scaler_version", status["scaler_version"])
+    for field, codes in status["categories"].items():
+        yield sample("correnteza_category_codes", codes, field)
 
 
 class Committed:

@@ -1,0 +1,20 @@
+"""What is counted, as plain values; `web.metrics` makes Prometheus's text of it when it is asked."""
+
+from correnteza.metrics.families import FAMILIES, STATES, Family, Kind, exposed
+from correnteza.metrics.plain import REASONS, ROWS, SECONDS, SECONDS_LONG, Histogram, Sample, by_reason, sample
+
+__all__ = [
+    "FAMILIES",
+    "REASONS",
+    "ROWS",
+    "SECONDS",
+    "SECONDS_LONG",
+    "STATES",
+    "Family",
+    "Histogram",
+    "Kind",
+    "Sample",
+    "by_reason",
+    "exposed",
+    "sample",
+]
