@@ -15,7 +15,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -81,6 +82,29 @@ class Source(Protocol):
         """As `Log.read`."""
 
 
+class Weight(NamedTuple):
+    """How much a batch is.
+
+    Args:
+        rows: of it.
+        size_bytes: of its columns.
+        rejected: of rejects, their number by class of reason.
+    """
+
+    rows: int
+    size_bytes: int
+    rejected: Mapping[str, int] = MappingProxyType({})
+
+
+def weights(outputs: Mapping[str, pa.RecordBatch]) -> dict[str, Weight]:
+    """How much is appended to each log."""
+    found = {}
+    for log, rows in outputs.items():
+        reasons = by_reason(rows["reason"]) if log == REJECTED and "reason" in rows.schema.names else {}
+        found[log] = Weight(rows.num_rows, rows.nbytes, reasons)
+    return found
+
+
 class Flow:
     """What has gone through a stage since it started: how often, how much, how fast.
 
@@ -103,26 +127,24 @@ class Flow:
         self.step_s = Histogram()
         self.commit_s = Histogram()
 
-    def note(self, rows: int, size_bytes: int, outputs: Mapping[str, pa.RecordBatch], step_s: float, commit_s: float) -> None:
+    def note(self, came: Weight, went: Mapping[str, Weight], step_s: float, commit_s: float) -> None:
         """Take down a committed step.
 
         Args:
-            rows: that were read.
-            size_bytes: of their columns.
-            outputs: what was appended, by log.
+            came: what was read.
+            went: what was appended, by log.
             step_s: seconds that the step took.
             commit_s: seconds that the commit took.
         """
-        self.bytes_in += size_bytes
-        self.batch_rows.note(rows)
+        self.bytes_in += came.size_bytes
+        self.batch_rows.note(came.rows)
         self.step_s.note(step_s)
         self.commit_s.note(commit_s)
-        for log, appended in outputs.items():
+        for log, weight in went.items():
             known = self.out.setdefault(log, [0, 0])
-            known[0] += appended.num_rows
-            known[1] += appended.nbytes
-        if REJECTED in outputs and outputs[REJECTED].num_rows:
-            self.rejected += by_reason(outputs[REJECTED]["reason"])
+            known[0] += weight.rows
+            known[1] += weight.size_bytes
+            self.rejected.update(weight.rejected)
 
     def plain(self) -> dict[str, Any]:
         """All of it as plain values, for a process that tells it to another one."""
@@ -313,11 +335,13 @@ class Runner(Generic[S]):
         if step.events:
             outputs["events"] = self._events.rows(step.events)
         blob = self.stage.dump(step.state)
+        came, went = Weight(part.batch.num_rows, part.batch.nbytes), weights(outputs)
+        began_commit = time.perf_counter()
         # A commit that was asked for is seen through even while stopping: the retry ends by itself.
         self._patiently(lambda: self._store.commit(self.stage.name, epoch, part.next, blob, outputs), see_through=True)
-        committed = time.perf_counter()
-        self.figures.note_commit(part.batch.num_rows, stepped - began, committed - stepped)
-        self.figures.flow.note(part.batch.num_rows, part.batch.nbytes, outputs, stepped - began, committed - stepped)
+        commit_s = time.perf_counter() - began_commit
+        self.figures.note_commit(part.batch.num_rows, stepped - began, commit_s)
+        self.figures.flow.note(came, went, stepped - began, commit_s)
         for event in step.events:
             self._events.announce(event)
         return step.state

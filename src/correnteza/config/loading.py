@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from correnteza import records
 from correnteza.config.tables import (
+    Alerts,
     Consumer,
     Generator,
     Normalizer,
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     consumer: Consumer = Consumer()
     services: Services = Services()
     retention: Retention = Retention()
+    alerts: Alerts = Alerts()
 
     @property
     def schema_of_records(self) -> records.Schema:
@@ -92,8 +94,11 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
 
 def dumps(settings: Settings) -> str:
-    """Settings as one text, to hand to a child process; `loads` reads it back."""
-    return json.dumps(settings.model_dump(mode="python"), default=str)
+    """Settings as one text, to hand to a child process; `loads` reads it back.
+
+    Without `[alerts]`: a child sends none, and an address can be a secret, which a command line would show to others.
+    """
+    return json.dumps(settings.model_dump(mode="python", exclude={"alerts"}), default=str)
 
 
 def loads(text: str) -> Settings:

@@ -147,7 +147,8 @@ def _part(mode: Mode, settings: Settings, store: Store, told: Events, ask: Ask, 
         return rows
 
     stage = ConsumerStage(mode, consumer.metric_rows)
-    part = Part(mode, asking, Runner(stage, asking, store, told, batch_rows=rows, limit=note, wait_s=wait_s))
+    runner = Runner(stage, asking, store, told, batch_rows=rows, limit=note, wait_s=wait_s)
+    part = Part(mode, asking, runner)
     return part
 
 

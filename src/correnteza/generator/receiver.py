@@ -25,7 +25,7 @@ import pyarrow as pa
 from correnteza.errors import InputError, LogError
 from correnteza.events import Event, Events
 from correnteza.log.base import LATEST, Appended, Store
-from correnteza.stage import Flow
+from correnteza.stage import Flow, Weight, weights
 
 NAME = "receiver"
 """The name under which posts are committed; it has neither position nor state."""
@@ -210,7 +210,7 @@ class Receiver:
         self._remember(new)
         came = [rows for post in posts for rows in post.outputs.values()]
         size_bytes = sum(rows.nbytes for rows in came)
-        self.flow.note(sum(rows.num_rows for rows in came), size_bytes, outputs, 0.0, commit_s)
+        self.flow.note(Weight(sum(rows.num_rows for rows in came), size_bytes), weights(outputs), 0.0, commit_s)
         self.posted_rows += sum(post.rows for post in posts if post.log == "raw")
         for event in events:
             self._events.announce(event)

@@ -182,6 +182,16 @@ _CONSUMER = (
 )
 
 
+UP = "up"
+"""As Prometheus has it: whether a service answers `/metrics`; made by whoever asks."""
+
+
+def numbers() -> frozenset[str]:
+    """The names of all series that are one number each: all but the buckets of histograms."""
+    names = {name for family in FAMILIES.values() for name in exposed(family) if not name.endswith("_bucket")}
+    return frozenset(names | {UP})
+
+
 def _of(service: str, families: tuple[Family, ...]) -> dict[str, Family]:
     return {f.name: Family(f.name, f.kind, f.unit, f.help, f.labels, service) for f in families}
 
