@@ -81,7 +81,7 @@ _SHARED = (
     Family("correnteza_process_resident_memory_bytes", "gauge", "bytes", "Memory of a process.", ("process",)),
     Family("correnteza_process_open_fds", "gauge", "descriptors", "Open files and sockets of a process.", ("process",)),
     Family("correnteza_process_threads", "gauge", "threads", "Threads of a process.", ("process",)),
-    Family("correnteza_process_start_time_seconds", "gauge", "seconds", "Unix time at which a process began.", ("process",)),
+    Family("correnteza_process_uptime_seconds", "gauge", "seconds", "Time since a process began.", ("process",)),
     Family("correnteza_database_size_bytes", "gauge", "bytes", "Size of the service's database, its write-ahead log included."),
     Family("correnteza_disk_free_bytes", "gauge", "bytes", "Free space where the data folder is."),
     Family("correnteza_disk_size_bytes", "gauge", "bytes", "Size of the file system where the data folder is."),

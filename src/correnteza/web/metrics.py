@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -47,7 +48,7 @@ def samples_of(service: Service) -> Iterator[Sample]:
     for stage, figures in status["stages"].items():
         yield from _of_stage(stage, figures)
     yield from _of_flows(service)
-    for log, ends in status["logs"].items():
+    for log, ends in {ends["log"]: ends for ends in status["logs"].values()}.items():  # one may have two paths
         for name in ("rows", "first_offset", "next_offset"):
             yield sample(f"correnteza_log_{name}", ends[name], log)
     for kind, count in status["events"].items():
@@ -96,7 +97,7 @@ def _of_processes(pids: Mapping[str, int]) -> Iterator[Sample]:
                 yield sample("correnteza_process_cpu_seconds_total", spent.user + spent.system, name)
                 yield sample("correnteza_process_resident_memory_bytes", process.memory_info().rss, name)
                 yield sample("correnteza_process_threads", process.num_threads(), name)
-                yield sample("correnteza_process_start_time_seconds", process.create_time(), name)
+                yield sample("correnteza_process_uptime_seconds", time.time() - process.create_time(), name)
                 if hasattr(process, "num_fds"):
                     yield sample("correnteza_process_open_fds", process.num_fds(), name)
 
