@@ -71,6 +71,8 @@ def settings_part() -> Iterator[str]:
         yield from _settings_table(f"[{section}]", whole["$defs"][about.__name__])  # type: ignore[union-attr]
         if section == "schema":
             yield from _settings_table("[schema.fields] NAME = { ... }", whole["$defs"]["FieldTable"])
+        if section == "alerts":
+            yield from _settings_table("[[alerts.conditions]]", whole["$defs"]["Condition"])
         if section == "generator":
             yield from _settings_table("[[generator.drift]]", whole["$defs"]["Drift"])
 

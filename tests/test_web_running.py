@@ -20,9 +20,11 @@ from correnteza.errors import LogUnavailableError
 from correnteza.listening import bind
 from correnteza.log.base import Policy, Slice
 from correnteza.log.retention import Janitor
+from correnteza.metrics import FAMILIES, sample
 from correnteza.records import with_offsets
 from correnteza.stage import Runner, Step
 from correnteza.web import serve
+from correnteza.web.metrics import render
 from correnteza.web.server import FAILED
 
 from .test_web import ANSWER_S, COLUMNS, World, eventually, refused, rows, served
@@ -93,9 +95,9 @@ def test_the_status_has_what_every_service_has_and_what_is_particular() -> None:
 
 
 def test_metrics_are_prometheus_text_and_say_what_the_status_says() -> None:
-    """Names with units; numbers of the status by their path; texts left out."""
-    particular = {"answers": 3, "modes": {"random": {"waiting_s": 1.5, "reason": "x"}}, "rows_per_s": 2.0, "none": None}
-    world = World(status=lambda: particular)
+    world = World(
+        samples=lambda status: [sample("correnteza_scaler_version", status["answers"])], status=lambda: {"answers": 3}
+    )
     failing(world)
     world.log.append(rows(4))
     world.told.emit("strange", 'a "quoted"\nreason')
@@ -103,17 +105,92 @@ def test_metrics_are_prometheus_text_and_say_what_the_status_says() -> None:
         requests.get(f"{url}/nowhere", timeout=ANSWER_S)
         answer = requests.get(f"{url}/metrics", timeout=ANSWER_S)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
-    values = {(s.name, *s.labels.values()): s.value for family in families.values() for s in family.samples}
-    assert values["correnteza_log_rows", "records"] == 4
-    assert values["correnteza_log_next_offset", "records"] == 5
-    assert values["correnteza_events_total", "strange"] == 1
-    assert values["correnteza_http_requests_total", "404", "other"] == 1
+    values = values_of(answer.text)
+    assert values["correnteza_log_rows", "raw"] == 4
+    assert values["correnteza_log_next_offset", "raw"] == 5
+    assert values["correnteza_events_total", "generator", "strange"] == 1
+    assert values["correnteza_http_request_duration_seconds_count", "GET", "other", "404"] == 1
     assert values["correnteza_ready",] == 1
-    assert values["correnteza_stage_rows_total", "failing"] == 0
-    assert (values["correnteza_answers",], values["correnteza_modes_random_waiting_seconds",]) == (3, 1.5)
-    assert values["correnteza_rows_per_second",] == 2
-    assert not any("reason" in name or "none" in name for name in families)
+    assert values["correnteza_stage_input_rows_total", "failing"] == 0
+    assert values["correnteza_stage_state", "failing", "starting"] == 1
+    assert 0 < values["correnteza_process_uptime_seconds", world.service.name] < 3600
+    assert values["correnteza_scaler_version",] == 3
+
+
+def values_of(text: str) -> dict[tuple[str, ...], float]:
+    """Values by name and labels, in the order of their names."""
+    families = text_string_to_metric_families(text)
+    samples = [s for family in families for s in family.samples]
+    order = {name: family.labels for name, family in FAMILIES.items()}
+
+    def labels(one: Any) -> list[str]:
+        known = order.get(one.name, order.get(one.name.rpartition("_")[0], ()))
+        return [one.labels[name] for name in (*known, *(["le"] if "le" in one.labels else []))]
+
+    return {(s.name, *labels(s)): s.value for s in samples}
+
+
+def test_what_goes_through_a_stage_is_counted() -> None:
+    """Rows and bytes of both sides, rejects by class, each step in the buckets of its size and its times."""
+    world = World()
+    rejected = world.store.log("rejected", pa.schema([("reason", pa.string())]))
+    world.service.logs = {**world.service.logs, "rejected": rejected}
+    ended = threading.Event()
+    runner = Runner(Parting(), Batches((3, 5), ended.set), world.store, world.told, batch_rows=10)
+    world.service.runners = (runner,)
+    with served(world) as url:
+        runner.start(lambda _: None)
+        assert ended.wait(ANSWER_S)
+        values = values_of(requests.get(f"{url}/metrics", timeout=ANSWER_S).text)
+        runner.stop()
+    assert values["correnteza_stage_input_rows_total", "parting"] == 8
+    assert values["correnteza_stage_input_bytes_total", "parting"] == sum(with_offsets(rows(n), 1).nbytes for n in (3, 5))
+    assert values["correnteza_stage_output_rows_total", "parting", "raw"] == 8
+    assert values["correnteza_stage_output_bytes_total", "parting", "raw"] == sum(rows(n).nbytes for n in (3, 5))
+    assert values["correnteza_rejected_rows_total", "out_of_range"] == 2
+    assert values["correnteza_rejected_rows_total", "missing"] == 0
+    assert [values["correnteza_stage_batch_rows_bucket", "parting", end] for end in ("1.0", "3.0", "10.0", "+Inf")] == [
+        0,
+        1,
+        2,
+        2,
+    ]
+    for name in ("step", "commit"):
+        assert values[f"correnteza_stage_{name}_seconds_count", "parting"] == 2
+        assert values[f"correnteza_stage_{name}_seconds_sum", "parting"] > 0
+
+
+class Batches:
+    """A source of batches of these sizes; tells when it is read beyond them."""
+
+    def __init__(self, sizes: tuple[int, ...], ended: Callable[[], None]) -> None:
+        self._sizes = sizes
+        self._ended = ended
+
+    def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
+        place = int(after or 0)
+        if place == len(self._sizes):
+            self._ended()
+            return Slice(with_offsets(rows(0), 1), str(place), 0)
+        return Slice(with_offsets(rows(self._sizes[place]), 1), str(place + 1), 0)
+
+
+class Parting(Failing):
+    """A stage that passes on what comes, and rejects one record per batch besides."""
+
+    name = "parting"
+
+    def step(self, state: None, batch: pa.RecordBatch) -> Step[None]:
+        reason = pa.RecordBatch.from_pydict({"reason": ["-1.0 is not within 0 and 130"]})
+        return Step({"raw": batch.drop_columns(["offset"]), "rejected": reason}, None)
+
+
+def test_a_sample_that_is_not_in_the_table_of_metrics_is_an_error() -> None:
+    unknown = World(samples=lambda _: [sample("correnteza_nobody_knows", 1.0)])
+    labelled = World(samples=lambda _: [sample("correnteza_ready", 1.0, "id-7")])
+    for world in (unknown, labelled):
+        with pytest.raises((KeyError, ValueError)):
+            render(world.service)
 
 
 def swept(world: World, policy: Policy) -> list[str]:

@@ -97,6 +97,7 @@ def _app() -> typer.Typer:
     for name, text in SERVICE_COMMANDS.items():
         app.command(name, help=text)(generator if name == "generator" else _service(name))
     app.command("server")(server)
+    app.command("alerts")(alerts)
     app.command("status")(status)
     app.command("predict")(models_cli.predict)
     app.command("sql")(sql)
@@ -184,6 +185,16 @@ def server(
     output.set_up(settings.services.log_format)
     listening = bind(settings.services.host, port)
     return int(import_module("correnteza.trainer.service").serve_elsewhere(settings, listening))
+
+
+def alerts(config: Config = None, port_base: PortBase = None, data_dir: DataDir = None) -> int:
+    """Watch running services, and alert as `[alerts]` says; for services that `correnteza run` does not run."""
+    from correnteza import output
+    from correnteza.alerts import watcher
+
+    settings = settings_of(config, given(port_base, data_dir))
+    output.set_up(settings.services.log_format)
+    return watcher.run(settings)
 
 
 def status(config: Config = None, port_base: PortBase = None, as_json: Json = False) -> None:

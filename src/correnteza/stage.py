@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
 from correnteza.errors import FencedError, LogUnavailableError, OffsetRemovedError
 from correnteza.events import Event, Events
 from correnteza.log.base import Slice, Store
+from correnteza.metrics import ROWS, Histogram, by_reason
 
 S = TypeVar("S")
 
@@ -31,6 +33,8 @@ GROUP_S = 0.01
 """A good `group_s`: records that trickle in are taken together, in a hundred steps a second and not a thousand."""
 WAIT_S = 1.0
 """How long one read waits for rows; also the longest that stopping takes."""
+REJECTED = "rejected"
+"""The log of a stage whose rows are counted by the class of their `reason`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,76 @@ class Source(Protocol):
         """As `Log.read`."""
 
 
+class Weight(NamedTuple):
+    """How much a batch is.
+
+    Args:
+        rows: of it.
+        size_bytes: of its columns.
+        rejected: of rejects, their number by class of reason.
+    """
+
+    rows: int
+    size_bytes: int
+    rejected: Mapping[str, int] = MappingProxyType({})
+
+
+def weights(outputs: Mapping[str, pa.RecordBatch]) -> dict[str, Weight]:
+    """How much is appended to each log."""
+    found = {}
+    for log, rows in outputs.items():
+        reasons = by_reason(rows["reason"]) if log == REJECTED and "reason" in rows.schema.names else {}
+        found[log] = Weight(rows.num_rows, rows.nbytes, reasons)
+    return found
+
+
+class Flow:
+    """What has gone through a stage since it started: how often, how much, how fast.
+
+    Attributes:
+        bytes_in: bytes of the columns that were read and committed.
+        out: rows and bytes that were appended, by log.
+        rejected: rejected rows by class of reason.
+        batch_rows: rows of each step; their sum is what has come in.
+        step_s: seconds of each step.
+        commit_s: seconds of each commit.
+    """
+
+    __slots__ = ("batch_rows", "bytes_in", "commit_s", "out", "rejected", "step_s")
+
+    def __init__(self) -> None:
+        self.bytes_in = 0
+        self.out: dict[str, list[int]] = {}
+        self.rejected: Counter[str] = Counter()
+        self.batch_rows = Histogram(ROWS)
+        self.step_s = Histogram()
+        self.commit_s = Histogram()
+
+    def note(self, came: Weight, went: Mapping[str, Weight], step_s: float, commit_s: float) -> None:
+        """Take down a committed step.
+
+        Args:
+            came: what was read.
+            went: what was appended, by log.
+            step_s: seconds that the step took.
+            commit_s: seconds that the commit took.
+        """
+        self.bytes_in += came.size_bytes
+        self.batch_rows.note(came.rows)
+        self.step_s.note(step_s)
+        self.commit_s.note(commit_s)
+        for log, weight in went.items():
+            known = self.out.setdefault(log, [0, 0])
+            known[0] += weight.rows
+            known[1] += weight.size_bytes
+            self.rejected.update(weight.rejected)
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain values, for a process that tells it to another one."""
+        sizes = {name: getattr(self, name).plain() for name in ("batch_rows", "step_s", "commit_s")}
+        return {"bytes_in": self.bytes_in, "out": dict(self.out), "rejected": dict(self.rejected), **sizes}
+
+
 @dataclass(slots=True)
 class Figures:
     """What a runner has done since it started, as plain values.
@@ -93,6 +167,7 @@ class Figures:
         retries: times that upstream or the store could not answer.
         state: `starting`, `running`, `waiting` (upstream or store do not answer), `stopped` or `failed`.
         reason: why it waits or failed.
+        flow: what has gone through.
     """
 
     rows: int = 0
@@ -103,6 +178,7 @@ class Figures:
     retries: int = 0
     state: str = "starting"
     reason: str = ""
+    flow: Flow = field(default_factory=Flow)
     _behind_since: float | None = None
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=600))
 
@@ -268,9 +344,13 @@ class Runner(Generic[S]):
         if step.events:
             outputs["events"] = self._events.rows(step.events)
         blob = self.stage.dump(step.state)
+        came, went = Weight(part.batch.num_rows, part.batch.nbytes), weights(outputs)
+        began_commit = time.perf_counter()
         # A commit that was asked for is seen through even while stopping: the retry ends by itself.
         self._patiently(lambda: self._store.commit(self.stage.name, epoch, part.next, blob, outputs), see_through=True)
-        self.figures.note_commit(part.batch.num_rows, stepped - began, time.perf_counter() - stepped)
+        commit_s = time.perf_counter() - began_commit
+        self.figures.note_commit(part.batch.num_rows, stepped - began, commit_s)
+        self.figures.flow.note(came, went, stepped - began, commit_s)
         for event in step.events:
             self._events.announce(event)
         return step.state

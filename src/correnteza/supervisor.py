@@ -30,6 +30,7 @@ from correnteza.report import Files, LineReport, LiveReport, Report
 from correnteza.table import Row, ask, row
 
 if TYPE_CHECKING:
+    from correnteza.alerts.watcher import Watcher
     from correnteza.client import Client
 
 SERVICES = ("generator", "normalizer", "trainer", "consumer")
@@ -114,23 +115,32 @@ class Supervisor:
     def run(self) -> int:
         """Start, tend, stop; see `run` of this module."""
         watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        alerts = self._alerts()
         with self._signals():
             try:
                 for child in self._children:
                     child.start()
                     self._report.event("service_started", service=child.name, pid=child.pid)
                 watcher.start()
+                alerts.start()
                 while not self._asked:
                     for child in self._children:
                         self._tend(child)
                     time.sleep(TICK_S)
                 self._report.event("stopping", reason=self._asked)
+                alerts.ask_to_stop()
                 self._stop()
             finally:
                 self._kill_all()
                 self._stopped.set()
                 watcher.join(ANSWER_S)
+                alerts.stop()
         return INTERRUPTED if self._interrupts > 1 else int(self._refused)
+
+    def _alerts(self) -> Watcher:
+        from correnteza.alerts.watcher import watcher
+
+        return watcher(self._settings, self._report.event)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -314,4 +314,4 @@ def test_results_status_and_figures_are_served(trainer: Trainer, serving: Callab
             assert list(client.records("consumer", log="rejected")) == []
             assert client.status("consumer")["modes"]["records"]["answers"] == ROWS
             metrics = requests.get(f"{client.url('consumer')}/metrics", timeout=10).text
-    assert f"correnteza_answers {float(ROWS)}" in metrics
+    assert f'correnteza_answers_total{{mode="records"}} {float(ROWS)}' in metrics

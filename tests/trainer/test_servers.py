@@ -27,8 +27,9 @@ from correnteza.listening import bind
 from correnteza.log.sql import SqlStore
 from correnteza.testing import read_all
 from correnteza.trainer.answers import PREDICTIONS
-from correnteza.trainer.board import Board, Figures, Tally, cleared
+from correnteza.trainer.board import Board, Figures, PortRequests, cleared
 from correnteza.trainer.service import serve_elsewhere
+from correnteza.web.requests import Requests
 
 from .test_service import ANSWER_S, TREE, Trainer, free_ports, settings_in, until
 
@@ -153,7 +154,9 @@ def figures(port: int) -> tuple[int, int, str]:
     status = requests.get(f"http://127.0.0.1:{port}/status", timeout=ANSWER_S).json()
     metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_S).text
     counted = [
-        line for line in metrics.splitlines() if line.startswith("correnteza_http_requests_total{") and "predict" in line
+        line
+        for line in metrics.splitlines()
+        if line.startswith("correnteza_http_request_duration_seconds_count{") and "predict" in line
     ]
     return (
         status["served_rows"],
@@ -286,13 +289,31 @@ def board(folder: Path, slot: str, **own: Any) -> tuple[Board, Figures]:
 def test_figures_add_up_and_never_go_back(tmp_path: Path) -> None:
     folder = cleared(tmp_path / "servers")
     first, own = board(
-        folder, "0", began=5.0, served_rows=3, requests={"200 /predict": 3}, learner={"pid": 1}, told={"rows": 2}
+        folder,
+        "0",
+        began=5.0,
+        served_rows=3,
+        requests={"200 POST /predict": [0.5, 3, 0]},
+        learner={"pid": 1},
+        told={"rows": 2},
+        pids={"server-0": 1},
     )
-    second, _ = board(folder, "1", began=7.0, served_rows=4, requests={"200 /predict": 3, "503 other": 1})
+    second, _ = board(
+        folder,
+        "1",
+        began=7.0,
+        served_rows=4,
+        requests={"200 POST /predict": [1.0, 2, 1], "503 GET other": [0.0, 1, 0]},
+        pids={"server-1": 7},
+    )
     first.publish()
     total = second.total()
-    assert (total.began, total.served_rows, total.requests) == (5.0, 7, {"200 /predict": 6, "503 other": 1})
-    assert (total.learner, total.told) == ({"pid": 1}, {"rows": 2})
+    assert (total.began, total.served_rows, total.requests) == (
+        5.0,
+        7,
+        {"200 POST /predict": [1.5, 5, 1], "503 GET other": [0.0, 1, 0]},
+    )
+    assert (total.learner, total.told, total.pids) == ({"pid": 1}, {"rows": 2}, {"server-0": 1, "server-1": 7})
     own.served_rows = 10
     assert [first.total().served_rows, second.total().served_rows] == [14, 14]
     again, _ = board(folder, "0", served_rows=1, learner={"pid": 9})
@@ -300,8 +321,10 @@ def test_figures_add_up_and_never_go_back(tmp_path: Path) -> None:
     assert list(cleared(folder).iterdir()) == []
 
 
-def test_a_tally_counts_its_own_and_lists_all() -> None:
-    tally = Tally(lambda: {"200 /predict": 5})
-    tally["/a b", 404] = 2
-    assert tally.own() == {"404 /a b": 2}
-    assert dict(tally.items()) == {("/predict", 200): 5}
+def test_the_answers_of_a_port_are_told_and_those_of_the_process_counted() -> None:
+    others = Requests()
+    others.note("GET", "/status", 200, 0.2)
+    requests_of = PortRequests(others.plain)
+    requests_of.note("POST", "/a b", 404, 0.5)
+    assert {key: values[0] for key, values in requests_of.plain().items()} == {"404 POST /a b": 0.5}
+    assert {key: seconds.total for key, seconds in requests_of.all().items()} == {("GET", "/status", 200): 0.2}

@@ -284,7 +284,7 @@ def test_the_interval_and_the_figures_come_from_the_evaluations(made: Trainer) -
     assert evaluation["multiplier"] == status["multiplier"] == 1.5
     assert evaluation["rolling"]["mae"] == status["rolling"]["mae"] == 50.5
     assert [v["model_version"] for v in evaluation["versions"]] == [1]
-    assert "correnteza_rolling_mae 50.5" in metrics
+    assert "correnteza_evaluation_mae 50.5" in metrics
     assert len(listed) == 3
 
 

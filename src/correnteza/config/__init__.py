@@ -3,6 +3,8 @@
 from correnteza.config.loading import DEFAULT_FILE, Settings, dumps, load, loads
 from correnteza.config.tables import (
     SERVICES,
+    Alerts,
+    Condition,
     Consumer,
     Drift,
     FeatureTable,
@@ -21,6 +23,8 @@ from correnteza.config.tables import (
 __all__ = [
     "DEFAULT_FILE",
     "SERVICES",
+    "Alerts",
+    "Condition",
     "Consumer",
     "Drift",
     "FeatureTable",

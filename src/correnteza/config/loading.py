@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from correnteza import records
 from correnteza.config.automatic import automatic
 from correnteza.config.tables import (
+    Alerts,
     Consumer,
     Features,
     Generator,
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     services: Services = Services()
     retention: Retention = Retention()
     features: Features = ()
+    alerts: Alerts = Alerts()
 
     @property
     def schema_of_records(self) -> records.Schema:
@@ -102,8 +104,11 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
 
 def dumps(settings: Settings) -> str:
-    """Settings as one text, to hand to a child process; `loads` reads it back."""
-    return json.dumps(settings.model_dump(mode="python"), default=str)
+    """Settings as one text, to hand to a child process; `loads` reads it back.
+
+    Without `[alerts]`: a child sends none, and an address can be a secret, which a command line would show to others.
+    """
+    return json.dumps(settings.model_dump(mode="python", exclude={"alerts"}), default=str)
 
 
 def loads(text: str) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from correnteza import records
+from correnteza import metrics, records
 from correnteza.definition import HOWS, Feature
 
 SERVICES = ("dashboard", "generator", "normalizer", "trainer", "consumer")
@@ -292,3 +293,55 @@ class Retention(Section):
     @classmethod
     def _unbounded(cls, value: Any) -> Any:
         return None if value in (math.inf, "inf") else value
+
+
+class Condition(Section):
+    """When to alert, for `[[alerts.conditions]]`. One with the name of a built-in condition replaces it."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="What the alert is called.")
+    metric: str = Field(
+        description="A number that `GET /metrics` has, or `up`; of a name ending in `_total` its growth per second."
+    )
+    comparison: Literal[">", ">=", "<", "<=", "==", "!="] = Field(description="How the metric stands to the threshold.")
+    threshold: float = Field(allow_inf_nan=False, description="In the metric's unit.")
+    labels: dict[str, str] = Field({}, description="Only values with these labels; `service` is one, too.")
+    for_s: float = Field(60.0, ge=0, description="Seconds that it must hold without a break.")
+    meaning: str = Field("", max_length=500, description="What to tell with it.")
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        known = metrics.numbers()
+        if metric not in known:
+            close = difflib.get_close_matches(metric, known, 1)
+            raise ValueError(f"there is no metric {metric!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        return metric
+
+
+class Alerts(Section):
+    """What is watched without Prometheus, and who is told."""
+
+    enabled: bool = Field(True, description="Whether `correnteza run` watches.")
+    defaults: bool = Field(True, description="Whether the built-in conditions hold.")
+    conditions: tuple[Condition, ...] = Field((), description="Your own conditions.")
+    every_s: float = Field(5.0, ge=0.1, description="Seconds from one look to the next.")
+    group_s: float = Field(
+        30.0, ge=0, description="Least seconds between two messages; what happens in between is told in one."
+    )
+    cooldown_s: float = Field(600.0, ge=0, description="Least seconds until the same alert is told again.")
+    webhook: str | None = Field(None, pattern=r"^https?://\S+$", description="Address that messages are posted to, signed.")
+    webhook_key_file: Path | None = Field(
+        None, description="File with the key that signs; unset: alerts.key in the data folder, made once."
+    )
+    command: tuple[str, ...] = Field(
+        (), description="Program and arguments that are run for a message, which it reads from its standard input."
+    )
+
+    @field_validator("conditions")
+    @classmethod
+    def _each_once(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        names = [condition.name for condition in conditions]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two conditions are called {twice!r}; give one another name")
+        return conditions

@@ -26,6 +26,7 @@ from correnteza.consumer.stage import ASKED
 from correnteza.errors import CorrentezaError, InputError, LogUnavailableError, Problem, ServiceError
 from correnteza.events import Events
 from correnteza.log.base import Slice
+from correnteza.metrics import Histogram
 from correnteza.pace import Pace
 from correnteza.records import ID, OFFSET, Field, Schema, empty, with_offsets
 from correnteza.stage import Source
@@ -132,6 +133,7 @@ class Asking:
         self.pace = pace
         self.waiting = waiting
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
+        self.latency_s = Histogram()
         self.model_version: int | None = None
         self._source = source
         self._schema = schema
@@ -212,6 +214,7 @@ class Asking:
         if len(answers) != len(texts):
             raise ServiceError(f"trainer: {len(answers)} answers to {len(texts)} records; expected one for each")
         self.latencies_ms.append(latency_ms)
+        self.latency_s.note(latency_ms / 1000.0)
         self.model_version = answers[-1].model_version
         return answers, latency_ms
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -29,6 +29,7 @@ from correnteza.events import Events
 from correnteza.log.base import Store
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
+from correnteza.metrics import Sample, sample
 from correnteza.pace import Pace
 from correnteza.stage import WAIT_S, Runner, Source
 from correnteza.web import Service, create_app, serve
@@ -109,6 +110,7 @@ def build(settings: Settings, store: Store, ask: Ask, raw: Source, wait_s: float
         store,
         runners=tuple(part.runner for part in parts),
         status=lambda: _status(parts),
+        samples=lambda status: _samples(parts, status["modes"]),
     )
     return service, create_app(service, _routes(parts, told))
 
@@ -151,7 +153,8 @@ def _part(mode: Mode, settings: Settings, store: Store, told: Events, ask: Ask, 
         return rows
 
     stage = ConsumerStage(mode, consumer.metric_rows)
-    part = Part(mode, asking, Runner(stage, asking, store, told, batch_rows=rows, limit=note, wait_s=wait_s))
+    runner = Runner(stage, asking, store, told, batch_rows=rows, limit=note, wait_s=wait_s)
+    part = Part(mode, asking, runner)
     return part
 
 
@@ -173,6 +176,19 @@ def _status(parts: Sequence[Part]) -> dict[str, Any]:
         "model_version": max(versions, default=None),
         "modes": modes,
     }
+
+
+def _samples(parts: Sequence[Part], modes: Mapping[str, Mapping[str, Any]]) -> Iterator[Sample]:
+    for part in parts:
+        told = modes[part.mode]
+        yield sample("correnteza_answers_total", told["answers"], part.mode)
+        yield sample("correnteza_answers_refused_total", told["refused"], part.mode)
+        yield sample("correnteza_answers_labelled_total", told["labelled"], part.mode)
+        if told["rolling_mae"] is not None:
+            yield sample("correnteza_answers_mae", told["rolling_mae"], part.mode)
+        yield sample("correnteza_ask_duration_seconds", part.asking.latency_s, part.mode)
+        yield sample("correnteza_ask_waiting_seconds", told["waiting_s"] or 0.0, part.mode)
+        yield sample("correnteza_ask_retries_total", told["retries"], part.mode)
 
 
 def _routes(parts: Sequence[Part], told: Events) -> APIRouter:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ import pyarrow as pa
 from correnteza.errors import InputError, LogError
 from correnteza.events import Event, Events
 from correnteza.log.base import LATEST, Appended, Store
+from correnteza.stage import Flow, Weight, weights
 
 NAME = "receiver"
 """The name under which posts are committed; it has neither position nor state."""
@@ -122,6 +124,7 @@ class Receiver:
     ) -> None:
         self.posted_rows = 0
         self._batch_of = batch_of
+        self.flow = Flow()
         self._store = store
         self._turn = turn
         self._events = events
@@ -223,7 +226,16 @@ class Receiver:
             outputs["events"] = self._events.rows(events)
         if not outputs:
             return {}
+        began = time.perf_counter()
         appended = self._store.commit(NAME, self._epoch, None, b"", outputs)
+        commit_s = time.perf_counter() - began
+        came = weights({name: rows for name, rows in outputs.items() if name not in (IDEMPOTENCY_LOG, "events")})
+        self.flow.note(
+            Weight(sum(each.rows for each in came.values()), sum(each.size_bytes for each in came.values())),
+            weights(outputs),
+            0.0,
+            commit_s,
+        )
         self.posted_rows += sum(post.rows for post in posts if post.log == "raw")
         for event in events:
             self._events.announce(event)

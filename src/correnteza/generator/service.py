@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,10 +22,12 @@ from correnteza.generator import posting
 from correnteza.generator.delay import Delayed, delay_rows
 from correnteza.generator.pace import NoSource, Paced
 from correnteza.generator.posts import OUTCOMES
+from correnteza.generator.receiver import NAME as RECEIVER
 from correnteza.generator.receiver import OneAtATime, Receiver
 from correnteza.generator.stage import REJECTED, GeneratorStage
 from correnteza.log.base import Store
 from correnteza.log.sql import SqlStore
+from correnteza.metrics import Sample, sample
 from correnteza.stage import Runner, Source
 from correnteza.web import Service, create_app, serve
 from correnteza.web.plain import document
@@ -105,12 +108,19 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         },
         start=receiver.start,
         stop=receiver.stop,
+        samples=lambda _: _samples(paced, end),
+        flows=lambda: {stage.name: runner.figures.flow.plain(), RECEIVER: receiver.flow.plain()},
     )
     endpoints = (posting.records(codec, receiver), posting.outcomes(receiver))
     routes = [Route(endpoint.path, endpoint, methods=["POST"]) for endpoint in endpoints]
     app = create_app(service, _routes(service, paced), routes)
     document(app, posting.openapi(schema))
     return app, service
+
+
+def _samples(paced: Paced, end: End) -> Iterator[Sample]:
+    yield sample("correnteza_source_rate_rows_per_second", paced.rate)
+    yield sample("correnteza_source_ended", float(end.seen))
 
 
 def source_of(settings: Settings) -> Source:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -26,6 +26,7 @@ from correnteza.log.base import Log, OwnedLog, Store
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
 from correnteza.memory import entries
+from correnteza.metrics import Sample, sample
 from correnteza.normalizer.reading import OUTCOMES, RecordsAndOutcomes
 from correnteza.normalizer.remembering import Remembered
 from correnteza.normalizer.stage import REJECTED, NormalizerStage, limits_of
@@ -128,6 +129,7 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
             ),
         ),
         status=figures.status if kept is None else lambda: {**figures.status(), "memory": kept.status()},
+        samples=_samples,
     )
     routes = routes_of(figures)
     if kept is not None:
@@ -141,6 +143,12 @@ def _remembered(settings: Settings, store: Store) -> Remembered | None:
     if not any(one.remembers for one in schema.derived):
         return None
     return Remembered(store, schema, limits_of(settings.normalizer), settings.retention.hard_rows)
+
+
+def _samples(status: Mapping[str, Any]) -> Iterator[Sample]:
+    yield sample("correnteza_scaler_version", status["scaler_version"])
+    for field, codes in status["categories"].items():
+        yield sample("correnteza_category_codes", codes, field)
 
 
 class Committed:

@@ -15,12 +15,15 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, ItemsView, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from correnteza.metrics import Histogram
+from correnteza.web.requests import Key, Requests, of_plain
 
 PUBLISH_EVERY_S = 0.1
 
@@ -30,33 +33,42 @@ class Figures(msgspec.Struct):
 
     Args:
         began: since when it counts, in seconds of Unix time.
-        requests: answers by route and status, as in `{"200 /predict": 3}`.
+        requests: answers by status, method and route, as `Requests.plain` tells.
         events: events by kind.
         served_rows: rows answered.
         dropped_rows: rows answered and not stored.
         learner: the process of the learner; empty where it is not kept.
         told: the last status of the learner; empty where it is not kept.
+        pids: process ids by name of the process.
     """
 
     began: float = msgspec.field(default_factory=time.time)
-    requests: dict[str, int] = {}
+    requests: dict[str, list[float]] = {}
     events: dict[str, int] = {}
     served_rows: int = 0
     dropped_rows: int = 0
     learner: dict[str, Any] = {}
     told: dict[str, Any] = {}
+    pids: dict[str, int] = {}
 
     def plus(self, other: Figures) -> Figures:
         """The sum; the learner's part is that of the second which has one."""
         return Figures(
             min(self.began, other.began),
-            dict(Counter(self.requests) + Counter(other.requests)),
+            _added(self.requests, other.requests),
             dict(Counter(self.events) + Counter(other.events)),
             self.served_rows + other.served_rows,
             self.dropped_rows + other.dropped_rows,
             other.learner or self.learner,
             other.told or self.told,
+            {**self.pids, **other.pids},
         )
+
+
+def _added(some: Mapping[str, list[float]], others: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """The sums, element by element."""
+    both = {key: [a + b for a, b in zip(some[key], others[key], strict=True)] for key in some.keys() & others.keys()}
+    return {**some, **others, **both}
 
 
 def cleared(folder: Path) -> Path:
@@ -112,25 +124,20 @@ def _read(file: Path) -> Figures | None:
         return None
 
 
-class Tally(dict[tuple[str, int], int]):
-    """Answers by route and status: counts those of this process, lists those of all.
+class PortRequests(Requests):
+    """Answers: counts those of this process, tells those of all.
 
     Args:
-        total: the sum of all processes.
+        total: the sum of all processes, as `Requests.plain` tells.
     """
 
-    def __init__(self, total: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, total: Callable[[], Mapping[str, list[float]]]) -> None:
         super().__init__()
         self._total = total
 
-    def own(self) -> dict[str, int]:
-        """What this process counted, as `Figures.requests` has it."""
-        return {f"{code} {route}": count for (route, code), count in list(super().items())}
-
-    def items(self) -> ItemsView[tuple[str, int], int]:  # type: ignore[override]
+    def all(self) -> Mapping[Key, Histogram]:
         """The answers of all processes."""
-        parted = ((key.partition(" "), count) for key, count in self._total().items())
-        return {(route, int(code)): count for (code, _, route), count in parted}.items()
+        return of_plain(self._total())
 
 
 class Repeated:

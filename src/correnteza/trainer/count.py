@@ -5,14 +5,16 @@ Invariant: whichever server is asked, the figures are those of the port.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from correnteza.events import Events
 from correnteza.trainer.answers import Answers
-from correnteza.trainer.board import PUBLISH_EVERY_S, Board, Figures, Repeated, Tally
+from correnteza.trainer.board import PUBLISH_EVERY_S, Board, Figures, PortRequests, Repeated
 from correnteza.trainer.keeper import Keeper
+from correnteza.web.requests import Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,16 @@ class Count:
         self._answers = answers
         self._keeper = keeper
         self._board = None if place is None else Board(place.folder, place.slot, self.own)
-        self._tally = Tally(lambda: self.total().requests)
-        self.requests: dict[tuple[str, int], int] = {} if place is None else self._tally
+        self._name = "server" if place is None else f"server-{place.slot}"
+        self.requests = Requests() if place is None else PortRequests(lambda: self.total().requests)
 
     def own(self) -> Figures:
         """The figures of this process."""
         child, told = self._keeper.learner, self._keeper.told
         learner = {} if child is None else {"process": child.state, "pid": child.pid, "deaths": child.deaths}
         served = (self._answers.served_rows, self._answers.dropped_rows)
-        return Figures(self._began, self._tally.own(), dict(self._told.counts), *served, learner, told)
+        pids = {self._name: os.getpid()}
+        return Figures(self._began, self.requests.plain(), dict(self._told.counts), *served, learner, told, pids)
 
     def total(self) -> Figures:
         """The figures of the port."""

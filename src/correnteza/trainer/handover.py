@@ -18,6 +18,8 @@ from correnteza.records import TIMESTAMP
 REQUESTS = pa.schema([pa.field("at", TIMESTAMP), pa.field("reason", pa.string())])
 """Columns of the log `requests`: a row per training that somebody asked for."""
 
+TRAININGS = ("trained", "failed")
+"""How trainings end; the learner tells how long each took."""
 _STATUS = "learner status: "
 
 

@@ -145,6 +145,8 @@ def tell(learner: Learner, figures: Figures, label_figures: Mapping[str, Any], t
         "challenger": learner.challenger,
         "drift": learner.drift,
         "labels": dict(label_figures),
+        "trainings": {outcome: seconds.plain() for outcome, seconds in learner.trainings.items()},
+        "flow": figures.flow.plain(),
         "events": dict(told.counts),
     }
     with suppress(OSError):

@@ -31,11 +31,12 @@ from correnteza import config
 from correnteza.errors import ConfigError, LogUnavailableError, TrainingFailedError
 from correnteza.events import Event, Events
 from correnteza.log.base import Store
+from correnteza.metrics import SECONDS_LONG, Histogram
 from correnteza.records import Schema
 from correnteza.trainer import evaluation, judging, lineage, plan, prequential
 from correnteza.trainer.books import Books, Progress
 from correnteza.trainer.champion import Follower
-from correnteza.trainer.handover import REQUESTS
+from correnteza.trainer.handover import REQUESTS, TRAININGS
 from correnteza.trainer.jobs import Jobs, Wish
 from correnteza.trainer.lineage import Ancestor
 from correnteza.trainer.prequential import LearnerStage
@@ -103,6 +104,7 @@ class Learner:
         window: the labelled rows that are learned from.
         failure: why the last training failed, or what is waited for; empty if nothing is wrong.
         drift: what is known of drift, as plain values.
+        trainings: seconds that trainings took, by how they ended.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Learner:
         self.window = Window(windows * settings.window_rows, schema.features)
         self.failure = ""
         self.drift: dict[str, Any] = {}
+        self.trainings = {outcome: Histogram(SECONDS_LONG) for outcome in TRAININGS}
         self._past = past
         self._settings = settings
         self._schema = schema
@@ -350,7 +353,7 @@ class Learner:
         self._ancestor = None  # what the training process remembers is in doubt
         event = Event("training_failed", reason, {"version": under_way.version})
         self._patiently(lambda: self._books.commit({}, [event], under_way.progress))
-        self._end(failed=True)
+        self._end(under_way, "failed")
 
     def _take(self, under_way: _UnderWay, trained: Trained) -> None:
         challenger = self.stage.challenger
@@ -368,7 +371,7 @@ class Learner:
         if outcome is None:
             return  # the process is to end; the training is due again at the next start
         self.failure, self.stage.challenger = "", None
-        self._end(failed=False)
+        self._end(under_way, "trained")
         if outcome == "shadow":
             self._shadow(under_way.version)
         if meta.recipe is not None:
@@ -380,9 +383,10 @@ class Learner:
         loaded = self._follower.load(version, datetime.now(UTC))
         self.stage.challenger = None if loaded is None else Served(loaded, self._upstream)
 
-    def _end(self, failed: bool) -> None:
+    def _end(self, under_way: _UnderWay, outcome: str) -> None:
         self._under_way = None
-        self._schedule.ended(failed)
+        self.trainings[outcome].note(self._clock() - under_way.started_at)
+        self._schedule.ended(outcome == "failed")
 
     def _patiently(self, call: Callable[[], T]) -> T | None:
         """The call's answer; tried again while a log cannot answer; None when the process is to end."""

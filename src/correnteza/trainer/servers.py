@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -48,7 +49,7 @@ def run(settings: Settings, listening: socket.socket) -> int:
     store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
     told = Events(NAME, store.log("events", events.SCHEMA))
     began = time.time()
-    board = Board(folder, "port", lambda: Figures(began, events=dict(told.counts)))
+    board = Board(folder, "port", lambda: Figures(began, events=dict(told.counts), pids={"port": os.getpid()}))
     publishing = Repeated(board.publish, PUBLISH_EVERY_S)
     servers = [
         Child(f"server {slot}", command(settings, slot, listening), _pass_on, pass_fds=(listening.fileno(),))

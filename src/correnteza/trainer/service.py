@@ -40,6 +40,7 @@ from correnteza.trainer.count import Count, Place
 from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
 from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
+from correnteza.trainer.samples import TrainerSamples, processes
 from correnteza.web import Service, create_app, problem, serve
 from correnteza.web.plain import document
 
@@ -147,6 +148,7 @@ def build(
     answers = Answers(logs["records"], told)
     count = Count(told, answers, keeper, place)
     desk = Desk(settings, registry, keeper, count, store, told)
+    samples = TrainerSamples(registry, logs["promotions"], logs["decisions"], settings.trainer.level)
     parts: list[Answers | Keeper | Repeated] = [answers, keeper, *count.repeated()]
     if not leading and isinstance(store, SqlStore):  # the leading process trims, and must know how far readers are
         parts.append(Repeated(store.save_readers, settings.retention.every_s, LogError))
@@ -162,6 +164,9 @@ def build(
         start=lambda: _each(part.start for part in parts),
         stop=lambda: _each(part.stop for part in parts),
         requests=count.requests,
+        samples=lambda status: samples.of(status, count.total()),
+        flows=lambda: _flows(count.total().told),
+        processes=lambda: processes(count.total()),
     )
     endpoint = predict.Predict(schema, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
     app = create_app(service, routes_of(desk), [Route(predict.PATH, endpoint, methods=["POST"])])
@@ -181,6 +186,10 @@ def _logs(store: Store) -> dict[str, OwnedLog]:
         "decisions": store.log("decisions", DECISIONS, bounded=False),
         "events": store.log("events", events.SCHEMA),
     }
+
+
+def _flows(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {prequential.NAME: told["flow"]} if "flow" in told else {}
 
 
 def _each(calls: Iterable[Callable[[], None]]) -> None:

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from correnteza.errors import CorrentezaError, InputError
 from correnteza.web.problems import of_error, problem
+from correnteza.web.requests import OTHER
 from correnteza.web.service import Service
 
 _ALWAYS = ("/health/", "/metrics")
@@ -45,16 +47,17 @@ class Limits:
             await self._app(scope, receive, send)
             return
         if self._in_flight >= self._most_in_flight and not scope["path"].startswith(_ALWAYS):
-            self._count(scope, 503)
+            self._count(scope, 503, 0.0)
             await self._overloaded()(scope, receive, send)
             return
         started = False
+        began = time.perf_counter()
 
         async def counted(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                self._count(scope, message["status"])
+                self._count(scope, message["status"], time.perf_counter() - began)
             await send(message)
 
         self._in_flight += 1
@@ -62,7 +65,7 @@ class Limits:
             await self._limited(scope, receive, counted)
         except Exception:
             if not started:  # the answer comes from the layer around this one
-                self._count(scope, 500)
+                self._count(scope, 500, time.perf_counter() - began)
             raise
         finally:
             self._in_flight -= 1
@@ -90,9 +93,9 @@ class Limits:
         except ClientDisconnect:
             return
 
-    def _count(self, scope: Scope, status: int) -> None:
-        key = (getattr(scope.get("route") or scope.get("endpoint"), "path", "other"), status)
-        self._service.requests[key] = self._service.requests.get(key, 0) + 1
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route") or scope.get("endpoint"), "path", OTHER)
+        self._service.requests.note(scope["method"], route, status, seconds)
 
     def _too_large(self) -> InputError:
         return InputError(f"the body is larger than services.max_body_bytes = {self._most}; send it in parts", status=413)

@@ -1,97 +1,153 @@
-"""`/metrics`: the plain values of `/status` in Prometheus's text format, read when it is scraped.
+"""`/metrics`: plain counts in Prometheus's text format, made when it is scraped.
 
-Invariant: counting costs the stream nothing but plain integers; names are made here and nowhere else.
+Invariants:
+- Counting costs the stream nothing but plain integers; Prometheus is known here and nowhere else.
+- What is shown is in `correnteza.metrics.FAMILIES`, with those labels; anything else raises.
 """
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Iterable, Mapping
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
+import psutil
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from correnteza.metrics import FAMILIES, REASONS, ROWS, SECONDS, STATES, Family, Histogram, Sample, sample
 from correnteza.web.service import Service
-
-_STAGE_COUNTERS = {
-    "rows": ("correnteza_stage_rows", "Rows that a stage has committed."),
-    "batches": ("correnteza_stage_batches", "Steps that a stage has committed."),
-    "step_s": ("correnteza_stage_step_seconds", "Time spent in steps."),
-    "commit_s": ("correnteza_stage_commit_seconds", "Time spent in commits."),
-    "retries": ("correnteza_stage_retries", "Times that upstream or store did not answer."),
-}
-_STAGE_GAUGES = {
-    "lag_rows": ("correnteza_stage_lag_rows", "Rows upstream behind the stage's position."),
-    "lag_s": ("correnteza_stage_lag_seconds", "Time since the stage was level with its upstream."),
-}
-_LOG_GAUGES = {
-    "rows": ("correnteza_log_rows", "Rows in a log."),
-    "first_offset": ("correnteza_log_first_offset", "First offset that is still there."),
-    "next_offset": ("correnteza_log_next_offset", "Offset that the next row will have."),
-}
 
 
 def render(service: Service) -> bytes:
     """The body of `/metrics`."""
     registry = CollectorRegistry()
-    registry.register(_OfService(service))
+    registry.register(_Samples(samples_of(service)))
     return generate_latest(registry)
 
 
-class _OfService(Collector):
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def collect(self) -> Iterable[Metric]:
-        status = self._service.describe()
-        build = InfoMetricFamily("correnteza_build", "What runs here.")
-        build.add_metric([], {"service": status["service"], "version": status["version"], "python": platform.python_version()})
-        yield build
-        yield GaugeMetricFamily("correnteza_up_seconds", "Seconds since the service was started.", value=status["uptime_s"])
-        yield GaugeMetricFamily("correnteza_ready", "Whether the service is ready.", value=float(status["ready"]))
-        for name, (metric, text) in _STAGE_COUNTERS.items():
-            yield _by("stage", CounterMetricFamily(metric, text, labels=["stage"]), status["stages"], name)
-        for name, (metric, text) in _STAGE_GAUGES.items():
-            yield _by("stage", GaugeMetricFamily(metric, text, labels=["stage"]), status["stages"], name)
-        for name, (metric, text) in _LOG_GAUGES.items():
-            yield _by("log", GaugeMetricFamily(metric, text, labels=["log"]), status["logs"], name)
-        yield self._events(status["events"])
-        yield self._requests()
-        yield from _particular(self._service.status())
-
-    def _events(self, counts: Mapping[str, int]) -> Metric:
-        family = CounterMetricFamily("correnteza_events", "Events by kind.", labels=["kind"])
-        for kind, count in counts.items():
-            family.add_metric([kind], count)
-        return family
-
-    def _requests(self) -> Metric:
-        family = CounterMetricFamily("correnteza_http_requests", "Answers by route and status.", labels=["route", "code"])
-        for (route, code), count in list(self._service.requests.items()):
-            family.add_metric([route, str(code)], count)
-        return family
+def samples_of(service: Service) -> Iterator[Sample]:
+    """All that is known of a service, as plain samples."""
+    status = service.describe()
+    yield sample("correnteza_build_info", 1.0, status["version"], platform.python_version())
+    yield sample("correnteza_uptime_seconds", status["uptime_s"])
+    yield sample("correnteza_ready", float(status["ready"]))
+    for stage, figures in status["stages"].items():
+        yield from _of_stage(stage, figures)
+    yield from _of_flows(service)
+    for log, ends in {ends["log"]: ends for ends in status["logs"].values()}.items():  # one may have two paths
+        for name in ("rows", "first_offset", "next_offset"):
+            yield sample(f"correnteza_log_{name}", ends[name], log)
+    for kind, count in status["events"].items():
+        yield sample("correnteza_events_total", count, service.events.service, kind)
+    for (method, route, code), seconds in service.requests.all().items():
+        yield sample("correnteza_http_request_duration_seconds", seconds, method, route, str(code))
+    yield from _of_processes({service.name: os.getpid()} if service.processes is None else service.processes())
+    yield from _of_disk(service)
+    yield from service.samples(status)
 
 
-def _by(_label: str, family: Any, table: Mapping[str, Mapping[str, Any]], column: str) -> Metric:
-    for key, values in table.items():
-        family.add_metric([key], values[column])
-    return family  # type: ignore[no-any-return]
+def _of_stage(stage: str, figures: Mapping[str, Any]) -> Iterator[Sample]:
+    for state in STATES:
+        yield sample("correnteza_stage_state", float(figures["state"] == state), stage, state)
+    yield sample("correnteza_stage_lag_rows", figures["lag_rows"], stage)
+    yield sample("correnteza_stage_lag_seconds", figures["lag_s"], stage)
+    yield sample("correnteza_stage_retries_total", figures["retries"], stage)
 
 
-def _particular(values: Mapping[str, Any], prefix: str = "correnteza") -> Iterable[Metric]:
-    """Numbers that are particular to a service, nested tables by their path."""
-    for name, value in values.items():
-        metric = f"{prefix}_{_spelt_out(name)}"
-        if isinstance(value, Mapping):
-            yield from _particular(value, metric)
-        elif isinstance(value, int | float) and metric.isidentifier():
-            yield GaugeMetricFamily(metric, f"{name} of /status.", value=float(value))
+def _of_flows(service: Service) -> Iterator[Sample]:
+    own = {runner.stage.name: runner.figures.flow.plain() for runner in service.runners}
+    flows = own if service.flows is None else service.flows()
+    rejected: Counter[str] = Counter()
+    for stage, flow in flows.items():
+        rows = Histogram.of(flow["batch_rows"], ROWS)
+        yield sample("correnteza_stage_input_rows_total", rows.total, stage)
+        yield sample("correnteza_stage_input_bytes_total", flow["bytes_in"], stage)
+        yield sample("correnteza_stage_batch_rows", rows, stage)
+        yield sample("correnteza_stage_step_seconds", Histogram.of(flow["step_s"], SECONDS), stage)
+        yield sample("correnteza_stage_commit_seconds", Histogram.of(flow["commit_s"], SECONDS), stage)
+        for log, (out_rows, out_bytes) in flow["out"].items():
+            yield sample("correnteza_stage_output_rows_total", out_rows, stage, log)
+            yield sample("correnteza_stage_output_bytes_total", out_bytes, stage, log)
+        rejected.update(flow["rejected"])
+    if any(log.name == "rejected" for log in service.logs.values()):
+        for reason in REASONS:  # from the beginning, so that the first reject is a step up from 0
+            yield sample("correnteza_rejected_rows_total", rejected[reason], reason)
 
 
-def _spelt_out(name: str) -> str:
-    """Prometheus writes units in full."""
-    if name.endswith("_per_s"):
-        return f"{name[:-1]}second"
-    return f"{name[:-1]}seconds" if name.endswith("_s") else name
+def _of_processes(pids: Mapping[str, int]) -> Iterator[Sample]:
+    for name, pid in pids.items():
+        with suppress(psutil.Error):  # it has just ended
+            process = psutil.Process(pid)
+            with process.oneshot():
+                spent = process.cpu_times()
+                yield sample("correnteza_process_cpu_seconds_total", spent.user + spent.system, name)
+                yield sample("correnteza_process_resident_memory_bytes", process.memory_info().rss, name)
+                yield sample("correnteza_process_threads", process.num_threads(), name)
+                yield sample("correnteza_process_uptime_seconds", time.time() - process.create_time(), name)
+                if hasattr(process, "num_fds"):
+                    yield sample("correnteza_process_open_fds", process.num_fds(), name)
+
+
+def _of_disk(service: Service) -> Iterator[Sample]:
+    folder = service.settings.pipeline.folder
+    files = (folder / f"{service.name}.db{ending}" for ending in ("", "-wal"))
+    with suppress(OSError):
+        yield sample("correnteza_database_size_bytes", sum(file.stat().st_size for file in files if file.exists()))
+        disk = shutil.disk_usage(folder)
+        yield sample("correnteza_disk_free_bytes", disk.free)
+        yield sample("correnteza_disk_size_bytes", disk.total)
+
+
+class _Samples(Collector):
+    """Samples as `prometheus_client` wants them, family by family."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._by_family: dict[str, list[Sample]] = {}
+        for one in samples:
+            self._by_family.setdefault(one.family, []).append(one)
+
+    def collect(self) -> Iterator[Metric]:
+        for name, samples in self._by_family.items():
+            yield _metric(FAMILIES[name], samples)
+
+
+def _metric(family: Family, samples: Iterable[Sample]) -> Metric:
+    made = _KINDS[family.kind](family.name, family.help, labels=family.labels)
+    for one in samples:
+        if len(one.labels) != len(family.labels):
+            raise ValueError(f"{family.name} has the labels {family.labels}; given {one.labels}")
+        if isinstance(made, InfoMetricFamily):
+            made.add_metric([], dict(zip(family.labels, one.labels, strict=True)))
+        elif isinstance(made, HistogramMetricFamily) and isinstance(one.value, Histogram):
+            made.add_metric(one.labels, _buckets(one.value), one.value.total)
+        else:
+            made.add_metric(one.labels, one.value)
+    return made  # type: ignore[no-any-return]
+
+
+_KINDS: Mapping[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+    "info": lambda name, text, labels: InfoMetricFamily(name.removesuffix("_info"), text, labels=()),  # noqa: ARG005
+}
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Cumulative counts by upper end, as Prometheus has them."""
+    names = [*(str(float(end)) for end in histogram.bounds), "+Inf"]
+    return list(zip(names, accumulate(histogram.counts), strict=True))

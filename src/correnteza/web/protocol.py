@@ -17,6 +17,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from correnteza.web.problems import problem
+from correnteza.web.requests import OTHER
 from correnteza.web.service import Service
 
 
@@ -78,8 +79,8 @@ class _Protocol(HttpToolsProtocol):
         part = "head" if self._in_head else "body"
         if part == "body" and not self._in_body():  # it was answered without its body, or has gone
             return
-        self._service.requests["other", 408] = self._service.requests.get(("other", 408), 0) + 1
         limit_s = self._service.settings.services.receive_timeout_s
+        self._service.requests.note(OTHER, OTHER, 408, limit_s)
         answer = problem(408, f"the {part} of the request did not arrive within services.receive_timeout_s = {limit_s:g} s")
         headers = (b"%b: %b\r\n" % header for header in [*answer.raw_headers, (b"connection", b"close")])
         self.transport.write(b"HTTP/1.1 408 Request Timeout\r\n%b\r\n%b" % (b"".join(headers), bytes(answer.body)))

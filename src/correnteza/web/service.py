@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from correnteza.config import Settings
 from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
+from correnteza.metrics import Sample
 from correnteza.stage import Runner
+from correnteza.web.requests import Requests
 
 
 def _nothing() -> dict[str, Any]:
@@ -38,6 +40,10 @@ class Service:
         ready: why it is not ready, or None.
         start: called before the first request, after the runners.
         stop: called after the last request and after the runners, to release what `start` took.
+        requests: answers of this process, or of all that answer on its port.
+        samples: metrics that are particular to it, made of its `/status`.
+        flows: what has gone through its stages, as `stage.Flow.plain` tells; None for that of the runners.
+        processes: process ids by name; None for this process alone.
     """
 
     name: str
@@ -51,8 +57,10 @@ class Service:
     ready: Callable[[], str | None] = _always
     start: Callable[[], None] = lambda: None
     stop: Callable[[], None] = lambda: None
-    requests: dict[tuple[str, int], int] = field(default_factory=dict)
-    """Requests answered, by path and status; counted by the middleware."""
+    requests: Requests = field(default_factory=Requests)
+    samples: Callable[[Mapping[str, Any]], Iterable[Sample]] = lambda _: ()
+    flows: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
+    processes: Callable[[], Mapping[str, int]] | None = None
     stopping: bool = False
     """Set when the server stops, so that waiting requests end."""
     _born: float = field(default_factory=time.monotonic)
