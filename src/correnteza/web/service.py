@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -30,7 +30,7 @@ class Service:
         name: its name, as in `correnteza.config.SERVICES`.
         settings: the settings of the pipeline.
         schema: JSON Schema of the rows of its main log.
-        logs: its logs by path; `records` is the main one.
+        logs: its logs by path; `records` is the main one; empty for a service that keeps none.
         events: where its events go.
         store: where its logs are kept; retention is applied to it while the service runs.
         runners: its stages; started and stopped with the server.
@@ -38,6 +38,7 @@ class Service:
         ready: why it is not ready, or None.
         start: called before the first request, after the runners.
         stop: called after the last request and after the runners, to release what `start` took.
+        has_pages: whether the application serves pages: they hold WebSockets, and it is told when the server starts and stops.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Service:
     ready: Callable[[], str | None] = _always
     start: Callable[[], None] = lambda: None
     stop: Callable[[], None] = lambda: None
+    has_pages: bool = False
     requests: dict[tuple[str, int], int] = field(default_factory=dict)
     """Requests answered, by path and status; counted by the middleware."""
     stopping: bool = False
@@ -81,13 +83,20 @@ class Service:
             "state": _worst([stage["state"] for stage in stages.values()]),
             "reason": reason or next((stage["reason"] for stage in stages.values() if stage["reason"]), ""),
             "logs": {path: _ends(log) for path, log in self.logs.items()},
-            "lag_rows": sum(stage["lag_rows"] for stage in stages.values()),
-            "lag_s": max((stage["lag_s"] for stage in stages.values()), default=0.0),
-            "rows_per_s": round(sum(stage["rows_per_s"] for stage in stages.values()), 1),
+            **(_pace(stages.values()) if self.logs else {}),
             "stages": stages,
             "events": dict(self.events.counts),
             **self.status(),
         }
+
+
+def _pace(stages: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """How fast a service's stages go, and how far they are behind."""
+    return {
+        "lag_rows": sum(stage["lag_rows"] for stage in stages),
+        "lag_s": max((stage["lag_s"] for stage in stages), default=0.0),
+        "rows_per_s": round(sum(stage["rows_per_s"] for stage in stages), 1),
+    }
 
 
 def _worst(states: list[str]) -> str:

@@ -1,0 +1,192 @@
+"""What all pages share: the frame, and regions that are drawn anew every second.
+
+Invariants:
+- A region is sent to the browser only when its content has changed, and holds nothing that takes the focus, so an
+  update never takes the place of somebody who works with the keyboard.
+- What a page shows is made from answers that the watch has already: drawing waits for no service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nicegui import ui
+from starlette.requests import Request
+
+from correnteza.config import Settings
+from correnteza.dashboard.feeds import SERVICES, STATUS, Feed
+from correnteza.dashboard.markup import Html, escape, join, pill, tag
+from correnteza.dashboard.texts import LANGUAGES, NAMES, TEXTS
+from correnteza.dashboard.watch import Answer, Watch
+from correnteza.dashboard.words import Words, language_of
+from correnteza.table import Row, row
+
+PAGES = {
+    "flow": "/",
+    "model": "/model",
+    "drift": "/drift",
+    "registry": "/registry",
+    "try": "/try",
+    "data": "/data",
+    "rate": "/rate",
+}
+THEMES = ("auto", "light", "dark")
+LANGUAGE_COOKIE, THEME_COOKIE = "correnteza_language", "correnteza_theme"
+EVERY_S = 1.0
+TONES = {"ready": "good", "running": "good", "starting": "warn", "waiting": "warn"}
+
+
+@dataclass(slots=True)
+class View:
+    """One open page.
+
+    Args:
+        watch: the answers of the services.
+        words: the reader's language.
+        settings: of the pipeline; its schema and addresses count here.
+    """
+
+    watch: Watch
+    words: Words
+    settings: Settings
+    _drawn: list[tuple[ui.html, Callable[[], Html]]] = field(default_factory=list)
+    _ticks: list[Callable[[], None]] = field(default_factory=list)
+
+    def value(self, feed: Feed) -> Any:
+        """The last answer to a feed; None before the first."""
+        return self.watch.get(feed).value
+
+    def answer(self, feed: Feed) -> Answer:
+        """The same, with what went wrong."""
+        return self.watch.get(feed)
+
+    def status(self, service: str) -> dict[str, Any]:
+        """The status of a service; empty when it does not answer."""
+        return self.value(STATUS[service]) or {}
+
+    def url(self, service: str) -> str:
+        """The base address of a service."""
+        return self.settings.services.url(service)
+
+    def rows(self) -> list[Row]:
+        """All services as `correnteza run` shows them."""
+        return [self._row(service, self.answer(STATUS[service])) for service in SERVICES]
+
+    def _row(self, service: str, answer: Answer) -> Row:
+        if answer.at_s is None:
+            return Row(service, self.url(service), "starting")
+        made = row(service, self.url(service), answer.value)
+        return made if answer.value else replace(made, reason=answer.error)
+
+    def region(self, draw: Callable[[], Html], cls: str = "", name: str = "div", **props: str) -> ui.html:
+        """A part of the page that is drawn now and every second."""
+        made = ui.html(draw(), sanitize=False, tag=name).classes(cls)
+        for key, value in props.items():
+            made.props[key.replace("_", "-")] = value
+        self._drawn.append((made, draw))
+        return made
+
+    def each_tick(self, call: Callable[[], None]) -> None:
+        """Call something every second."""
+        self._ticks.append(call)
+
+    def tick(self) -> None:
+        """Draw what has changed."""
+        for region, draw in self._drawn:
+            content = draw()
+            if content != region.content:
+                region.content = content
+        for call in self._ticks:
+            call()
+
+
+def static(content: Html, cls: str = "", name: str = "div") -> ui.html:
+    """A part of the page that stays as it is."""
+    return ui.html(content, sanitize=False, tag=name).classes(cls)
+
+
+def card(view: View, title: str, cls: str = "", note: str = "") -> AbstractContextManager[Any]:
+    """A titled part of a page, for `with`."""
+    words = view.words
+    made = ui.element("section").classes(f"card {cls}")
+    with made:
+        text = tag("h2", words(title))
+        static(join([text, tag("p", words(note), cls="note")]) if note else text, "card-head", "header")
+    return made
+
+
+def frame(request: Request, watch: Watch, settings: Settings, page: str) -> View:
+    """The frame around a page, and the page's view; what is made afterwards `with main(view)` stands inside."""
+    words = Words(language_of(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language", "")))
+    theme = request.cookies.get(THEME_COOKIE, "auto")
+    view = View(watch, words, settings)
+    ui.dark_mode({"light": False, "dark": True}.get(theme))
+    ui.add_head_html(
+        f'<link rel="stylesheet" href="/static/style.css"><script>document.documentElement.lang="{words.code}"</script>'
+    )
+    ui.page_title(f"{words(page)} | Correnteza")
+    static(escape(words("skip")), "skip", "a").props('href="#main"')
+    with ui.element("header").classes("top"):
+        static(Html(f'<a class="brand" href="/">{_MARK}<span>Correnteza</span></a>'), "brand-box")
+        static(_nav(words, page), "nav-box", "nav").props(f'aria-label="{words("pages")}"')
+        view.region(lambda: _health(view), "health", role="status")
+        static(_switches(words, page, theme), "switches")
+    ui.timer(EVERY_S, view.tick, immediate=False)
+    return view
+
+
+def main() -> Any:
+    """The content of a page, for `with`."""
+    return ui.element("main").classes("page").props('id="main" tabindex="-1"')
+
+
+def _nav(words: Words, page: str) -> Html:
+    links = (tag("a", words(name), href=path, aria_current="page" if name == page else None) for name, path in PAGES.items())
+    return tag("ul", *(tag("li", link) for link in links))
+
+
+def _health(view: View) -> Html:
+    rows = view.rows()
+    bad = [r for r in rows if r.state != "ready"]
+    if not bad:
+        return pill(view.words("all_ready"), "good")
+    tone = "bad" if any(TONES.get(r.state, "bad") == "bad" for r in bad) else "warn"
+    named = ", ".join(f"{view.words(r.service)}: {state_word(view.words, r.state)}" for r in bad)
+    return pill(named, tone)
+
+
+def state_word(words: Words, state: str) -> str:
+    """A state in words."""
+    return words(f"state_{state}") if f"state_{state}" in TEXTS else state
+
+
+def _switches(words: Words, page: str, theme: str) -> Html:
+    return join(
+        [
+            _switch(words("language"), "language", [(code, NAMES[code]) for code in LANGUAGES], words.language, page),
+            _switch(words("theme"), "theme", [(name, words(name)) for name in THEMES], theme, page),
+        ]
+    )
+
+
+def _switch(label: str, kind: str, choices: Sequence[tuple[str, str]], chosen: str, page: str) -> Html:
+    links = (
+        tag(
+            "a",
+            text,
+            href=f"/choose/{kind}/{value}?page={page}",
+            rel="nofollow",
+            aria_current="true" if value == chosen else None,
+        )
+        for value, text in choices
+    )
+    return tag("div", *links, cls="switch", role="group", aria_label=label)
+
+
+_MARK = (
+    '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M2 8c4-4 6 4 10 0s6 4 10 0M2 13c4-4 6 4 10 0s6 4 10 0'
+    'M2 18c4-4 6 4 10 0s6 4 10 0" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round"/></svg>'
+)
