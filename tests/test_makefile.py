@@ -105,7 +105,7 @@ class Checkout:
         return [int(line.split()[2]) for line in lines if line.startswith("start")]
 
 
-MODES = '{"generator": "good", "normalizer": "good", "trainer": "good", "consumer": "good"}'
+MODES = '{"generator": "good", "normalizer": "good", "trainer": "good", "consumer": "good", "dashboard": "good"}'
 
 
 @pytest.fixture

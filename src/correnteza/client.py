@@ -225,6 +225,18 @@ class Client:
             after = page.next
             left = None if left is None else left - len(page.records)
 
+    def table(self, service: str, rows: int, log: str = "records") -> pa.Table:
+        """The last rows of a log with their types, oldest first.
+
+        Args:
+            service: as for `page`.
+            rows: how many, at most 100,000.
+            log: as for `page`.
+        """
+        query = {"after": "latest", "back": rows, "limit": rows}
+        body = self._call("GET", service, f"/{quote(log)}", params=query, headers={"Accept": ARROW})
+        return pa.ipc.open_stream(body).read_all()
+
     def status(self, service: str) -> dict[str, Any]:
         """What a service says of itself: uptime, its logs, its lag, what is particular to it."""
         return self._object("GET", service, "/status")
@@ -244,6 +256,25 @@ class Client:
         wanted = "inf" if math.isinf(per_second) and per_second > 0 else per_second
         (value,) = self._object("PUT", service, "/rate", json={unit: wanted}).values()
         return float(value)
+
+    def set_drift(self, factor: float) -> float:
+        """Multiply the target of the demo's people from the next record on; 1 is the world as it was.
+
+        Raises:
+            InputError: the factor is not between 0.1 and 10, or the source is not the demo's.
+        """
+        return float(self._object("PUT", "generator", "/drift", json={"factor": factor})["factor"])
+
+    def curve(self, block_rows: int = 100, blocks: int = 500, after: int = 0) -> list[dict[str, Any]]:
+        """The errors over time, as the trainer's `GET /evaluation/history` has them.
+
+        Args:
+            block_rows: rows of a block.
+            blocks: how many, at most, the last ones.
+            after: only blocks that go on behind this offset of the log `evaluations`.
+        """
+        query = {"block_rows": block_rows, "blocks": blocks, "after": after}
+        return list(self._object("GET", "trainer", "/evaluation/history", params=query)["blocks"])
 
     def evaluation(self) -> dict[str, Any]:
         """The trainer's rolling errors, interval coverage and drift state, per model version."""
@@ -359,7 +390,9 @@ def _checked(address: str) -> Any:
 
 
 def _answer(response: requests.Response, url: str, service: str) -> Any:
-    """The JSON of a good answer; the error of a bad one."""
+    """The JSON of a good answer, or its bytes where Arrow was asked for; the error of a bad one."""
+    if response.ok and response.headers.get("Content-Type") == ARROW:
+        return response.content
     try:
         body = response.json()
     except requests.JSONDecodeError:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nicegui import ui
+from nicegui import run, ui
 from starlette.requests import Request
 
 from correnteza.config import Settings
@@ -22,6 +22,7 @@ from correnteza.dashboard.markup import Html, escape, join, pill, tag
 from correnteza.dashboard.texts import LANGUAGES, NAMES, TEXTS
 from correnteza.dashboard.watch import Answer, Watch
 from correnteza.dashboard.words import Words, language_of
+from correnteza.errors import CorrentezaError
 from correnteza.table import Row, row
 
 PAGES = {
@@ -89,6 +90,31 @@ class View:
         self._drawn.append((made, draw))
         return made
 
+    def chart(self, made: Callable[[], dict[str, Any]], said: Callable[[], str], cls: str = "") -> None:
+        """A chart that is drawn anew every second.
+
+        Args:
+            made: ECharts options.
+            said: the same in a sentence, for those who do not see it.
+            cls: of the element.
+        """
+        chart = ui.echart(made()).classes(f"chart {cls}")
+        chart.props["role"] = "img"
+        chart.props["aria-label"] = said()
+        before = [dict(chart.options)]
+
+        def draw() -> None:
+            options = made()
+            if options == before[0]:
+                return
+            before[0] = dict(options)
+            chart.props["aria-label"] = said()
+            chart.options.clear()
+            chart.options.update(options)
+            chart.update()
+
+        self._ticks.append(draw)
+
     def each_tick(self, call: Callable[[], None]) -> None:
         """Call something every second."""
         self._ticks.append(call)
@@ -134,6 +160,7 @@ def frame(request: Request, watch: Watch, settings: Settings, page: str) -> View
         static(_nav(words, page), "nav-box", "nav").props(f'aria-label="{words("pages")}"')
         view.region(lambda: _health(view), "health", role="status")
         static(_switches(words, page, theme), "switches")
+    ui.colors(primary="#0b7285", positive="#1f7a37", negative="#b42318")
     ui.timer(EVERY_S, view.tick, immediate=False)
     return view
 
@@ -141,6 +168,34 @@ def frame(request: Request, watch: Watch, settings: Settings, page: str) -> View
 def main() -> Any:
     """The content of a page, for `with`."""
     return ui.element("main").classes("page").props('id="main" tabindex="-1"')
+
+
+def tile(label: str, value: Any, note: Any = "") -> Html:
+    """One figure with its name above and a remark below."""
+    return join([tag("p", label, cls="label"), tag("p", value, cls="big"), tag("p", note, cls="note")])
+
+
+async def act(view: View, call: Callable[[], Any], said: Callable[[Any], str]) -> Any:
+    """Call a service outside of the event loop, and say how it went; None when it did not work."""
+    try:
+        answer = await run.io_bound(call)
+    except CorrentezaError as error:
+        ui.notify(view.words("failed", reason=error), type="negative", multi_line=True, timeout=10_000)
+        return None
+    ui.notify(said(answer), type="positive")
+    return answer
+
+
+async def sure(view: View, question: str) -> bool:
+    """Whether the reader confirms."""
+    with ui.dialog().props(f'aria-label="{escape(question)}"') as dialog, ui.card().classes("dialog"):
+        static(escape(question), "question", "p")
+        with ui.element("div").classes("buttons"):
+            ui.button(view.words("cancel"), on_click=lambda: dialog.submit(False)).props("flat no-caps")
+            ui.button(view.words("yes"), on_click=lambda: dialog.submit(True)).props("unelevated no-caps autofocus")
+    answer = bool(await dialog)
+    dialog.delete()
+    return answer
 
 
 def _nav(words: Words, page: str) -> Html:

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from correnteza import dashboard
 from correnteza.client import Client
 from correnteza.config import Settings
+from correnteza.dashboard.downloads import routes_of
 from correnteza.dashboard.feeds import SERVICES, STATUS
 from correnteza.dashboard.watch import Watch
 from correnteza.errors import ServiceError
@@ -66,7 +67,8 @@ def build(settings: Settings) -> tuple[FastAPI, Service]:
         stop=watch.stop,
         has_pages=True,
     )
-    app = create_app(service, _choices())
+    app = create_app(service, routes_of(watch.client))
+    app.include_router(_choices())
     app.mount("/static", StaticFiles(directory=STATIC))
     _add_pages(app, settings, watch)
     return app, service

@@ -136,7 +136,7 @@ class Watch:
 
     def _ask(self, kept: _Kept) -> Answer:
         try:
-            return Answer(kept.feed.ask(self.client), "", self._clock())
+            return Answer(kept.feed.ask(self.client, kept.answer.value), "", self._clock())
         except (CorrentezaError, LookupError, TypeError, ValueError) as error:  # the latter of an answer in another form
             return Answer(kept.answer.value if kept.feed.lasting else None, str(error), self._clock())
 

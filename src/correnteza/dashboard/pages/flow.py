@@ -8,15 +8,18 @@ from nicegui import ui
 from starlette.requests import Request
 
 from correnteza.config import Settings
-from correnteza.dashboard.feeds import EVALUATION, EVENTS, SERVICES
-from correnteza.dashboard.layout import TONES, View, card, frame, main, state_word, static
+from correnteza.dashboard.feeds import CURVES, EVALUATION, EVENTS, SERVICES
+from correnteza.dashboard.layout import TONES, View, card, frame, main, state_word, static, tile
 from correnteza.dashboard.markup import Html, escape, join, line, pill, tag
+from correnteza.dashboard.pages.parts import error_chart, tail_of
 from correnteza.dashboard.watch import Watch
 from correnteza.dashboard.words import part
 from correnteza.table import Row
 
-NEEDS = (EVALUATION, *EVENTS.values())
-EVENTS_SHOWN = 12
+NEEDS = (EVALUATION, CURVES[5000], *EVENTS.values())
+EVENTS_SHOWN = 10
+ROWS = 5000
+"""Rows that the error chart reaches back."""
 
 
 def draw(request: Request, watch: Watch, settings: Settings) -> None:
@@ -26,15 +29,18 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
     with main():
         static(escape(words("flow_title")), "away", "h1")
         with ui.element("div").classes("tiles"):
-            for tile in (_records, _error, _version, _coverage):
-                view.region(lambda tile=tile: tile(view), "tile")  # type: ignore[misc]
+            for figure in (_records, _error, _version, _coverage):
+                view.region(lambda figure=figure: figure(view), "tile")  # type: ignore[misc]
         with ui.element("section").classes("pipeline").props(f'aria-label="{words("services")}"'):
             for place, service in enumerate(SERVICES):
                 if place:
                     view.region(lambda before=SERVICES[place - 1]: _pipe(view, before), "pipe-box").props('aria-hidden="true"')  # type: ignore[misc]
                 _service(view, service)
-        with card(view, "happened"):
-            view.region(lambda: _events(view), "events")
+        with ui.element("div").classes("halves"):
+            with card(view, "error_recent"):
+                error_chart(view, lambda: ROWS)
+            with card(view, "happened"):
+                view.region(lambda: _events(view), "events")
 
 
 def _service(view: View, service: str) -> None:
@@ -45,15 +51,11 @@ def _service(view: View, service: str) -> None:
         view.region(lambda: _figures(view, service), "figures").props(f'data-service="{service}"')
 
 
-def _tile(label: str, value: Any, note: Any, tone: str = "") -> Html:
-    return join([tag("p", label, cls="label"), tag("p", value, cls=f"big {tone}".strip()), tag("p", note, cls="note")])
-
-
 def _records(view: View) -> Html:
     words, status = view.words, view.status("generator")
     rows = (part(status, "logs", "records", "next_offset") or 1) - 1
     note = words("tile_rate_note", rows=words.number(rows, words("unit_rows")))
-    return _tile(words("tile_rate"), words.number(status.get("rows_per_s"), words("unit_rows_s")), note)
+    return tile(words("tile_rate"), words.number(status.get("rows_per_s"), words("unit_rows_s")), note)
 
 
 def _error(view: View) -> Html:
@@ -62,21 +64,21 @@ def _error(view: View) -> Html:
     key = "tile_error_note" if (skill or 0) >= 0 else "tile_error_worse"
     note = words(key, skill=words.percent(abs(skill))) if skill is not None else "\N{NO-BREAK SPACE}"
     value = words.number(part(rolling, "mae"), view.settings.schema_of_records.target)
-    return _tile(words("tile_error"), value, note)
+    return tile(words("tile_error"), value, note)
 
 
 def _version(view: View) -> Html:
     words, status = view.words, view.status("trainer")
     version = status.get("model_version")
     if version is None:
-        return _tile(words("tile_version"), words("tile_version_none"), status.get("reason", ""))
-    return _tile(words("tile_version"), words("version_n", version=version), words.since(status.get("model_since")))
+        return tile(words("tile_version"), words("tile_version_none"), status.get("reason", ""))
+    return tile(words("tile_version"), words("version_n", version=version), words.since(status.get("model_since")))
 
 
 def _coverage(view: View) -> Html:
     words, evaluation = view.words, view.value(EVALUATION)
     note = words("tile_coverage_note", level=words.percent(part(evaluation, "level")))
-    return _tile(words("tile_coverage"), words.percent(part(evaluation, "rolling", "coverage"), 1), note)
+    return tile(words("tile_coverage"), words.percent(part(evaluation, "rolling", "coverage"), 1), note)
 
 
 def _pipe(view: View, service: str) -> Html:
@@ -116,7 +118,7 @@ def _facts(view: View, row: Row, status: dict[str, Any]) -> list[Html]:
 
 
 def _events(view: View) -> Html:
-    rows = [row for feed in EVENTS.values() for row in view.value(feed) or ()]
+    rows = [row for feed in EVENTS.values() for row in tail_of(view, feed)]
     rows.sort(key=lambda row: str(row["at"]), reverse=True)
     if not rows:
         return tag("p", view.words("nothing_yet"), cls="note")
