@@ -94,10 +94,11 @@ def scatter(words: Words, unit: str, rows: Sequence[Mapping[str, Any]]) -> dict[
 
 def _frame(across: str, up: str, at: Sequence[float]) -> dict[str, Any]:
     muted = {":color": _colour("--muted")}
-    axis = {"type": "value", "nameTextStyle": muted, "axisLabel": {**muted, "hideOverlap": True}}
+    axis: dict[str, Any] = {"type": "value", "nameTextStyle": muted, "axisLabel": {**muted, "hideOverlap": True}}
     grid = {"splitLine": {"lineStyle": {":color": _colour("--line")}}}
     ends = {"min": at[0], "max": max(at[-1], at[0] + 1)} if at else {}
     bottom = {**axis, "name": across, "nameLocation": "middle", "nameGap": 28, "splitLine": {"show": False}, **ends}
+    bottom["axisLabel"] = {**axis["axisLabel"], "showMinLabel": False, "showMaxLabel": False}
     return {
         "animation": False,
         "grid": {"left": 8, "right": 16, "top": 44, "bottom": 32, "containLabel": True},

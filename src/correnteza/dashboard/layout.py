@@ -147,19 +147,15 @@ def card(view: View, title: str, cls: str = "", note: str = "") -> AbstractConte
 def frame(request: Request, watch: Watch, settings: Settings, page: str) -> View:
     """The frame around a page, and the page's view; what is made afterwards `with main(view)` stands inside."""
     words = Words(language_of(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language", "")))
-    theme = request.cookies.get(THEME_COOKIE, "auto")
+    chosen = request.cookies.get(THEME_COOKIE)
+    theme = chosen if chosen in THEMES else "auto"
     view = View(watch, words, settings)
     ui.dark_mode({"light": False, "dark": True}.get(theme))
-    ui.add_head_html(
-        f'<link rel="stylesheet" href="/static/style.css"><script>document.documentElement.lang="{words.code}"</script>'
-    )
+    ui.add_head_html(_HEAD.format(lang=words.code, theme=theme))
+    ui.add_body_html(_head(words, page, theme))
     ui.page_title(f"{words(page)} | Correnteza")
-    static(escape(words("skip")), "skip", "a").props('href="#main"')
-    with ui.element("header").classes("top"):
-        static(Html(f'<a class="brand" href="/">{_MARK}<span>Correnteza</span></a>'), "brand-box")
-        static(_nav(words, page), "nav-box", "nav").props(f'aria-label="{words("pages")}"')
-        view.region(lambda: _health(view), "health", role="status")
-        static(_switches(words, page, theme), "switches")
+    with ui.teleport("#health"):
+        view.region(lambda: _health(view))
     ui.colors(primary="#0b7285", positive="#1f7a37", negative="#b42318")
     ui.timer(EVERY_S, view.tick, immediate=False)
     return view
@@ -168,6 +164,11 @@ def frame(request: Request, watch: Watch, settings: Settings, page: str) -> View
 def main() -> Any:
     """The content of a page, for `with`."""
     return ui.element("main").classes("page").props('id="main" tabindex="-1"')
+
+
+def measure(view: View, value: Any) -> Html:
+    """A number in the target's unit, for which the target's name stands."""
+    return join([view.words.number(value), " ", tag("small", view.settings.schema_of_records.target)])
 
 
 def tile(label: str, value: Any, note: Any = "") -> Html:
@@ -196,6 +197,15 @@ async def sure(view: View, question: str) -> bool:
     answer = bool(await dialog)
     dialog.delete()
     return answer
+
+
+def _head(words: Words, page: str, theme: str) -> Html:
+    """The head of the page; it is there before any script has run."""
+    brand = Html(f'<a class="brand" href="/">{_MARK}<span>Correnteza</span></a>')
+    nav = tag("nav", _nav(words, page), aria_label=words("pages"))
+    health = tag("div", id="health", cls="health", role="status")
+    switches = tag("div", _switches(words, page, theme), cls="switches")
+    return join([tag("a", words("skip"), href="#main", cls="skip"), tag("header", brand, nav, health, switches, cls="top")])
 
 
 def _nav(words: Words, page: str) -> Html:
@@ -241,6 +251,8 @@ def _switch(label: str, kind: str, choices: Sequence[tuple[str, str]], chosen: s
     return tag("div", *links, cls="switch", role="group", aria_label=label)
 
 
+_HEAD = """<link rel="stylesheet" href="/static/style.css">
+<script>document.documentElement.lang = "{lang}"; document.documentElement.dataset.theme = "{theme}"</script>"""
 _MARK = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M2 8c4-4 6 4 10 0s6 4 10 0M2 13c4-4 6 4 10 0s6 4 10 0'
     'M2 18c4-4 6 4 10 0s6 4 10 0" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round"/></svg>'

@@ -91,7 +91,7 @@ def line(values: Sequence[float | None], label: str, width: int = 120, height: i
 
 
 def bars(counts: Sequence[Sequence[float]], label: str, width: int = 240, height: int = 72) -> Html:
-    """Histograms over the same bins, one behind the other; each is scaled to its own highest bar.
+    """Histograms over the same bins, one behind the other, on one scale.
 
     Args:
         counts: for each histogram its bars, the one in the background first.
@@ -100,8 +100,9 @@ def bars(counts: Sequence[Sequence[float]], label: str, width: int = 240, height
         height: likewise.
     """
     drawn = []
+    top = max((value for heights in counts for value in heights), default=0.0) or 1.0
     for place, heights in enumerate(counts):
-        top, step = max(heights, default=0.0) or 1.0, width / max(1, len(heights))
+        step = width / max(1, len(heights))
         for column, value in enumerate(heights):
             tall = height * value / top
             drawn.append(

@@ -3,11 +3,12 @@
 Invariants:
 - However many pages are open, a service is asked for each feed at most once per `every_s`.
 - A service that hangs holds up nobody but its own thread; one that does not answer is seen at the next round.
-- A feed that nobody has looked at for `FORGET_S` is no longer asked for, and its answer is let go.
+- A feed that nobody has looked at for `WANTED_S` is no longer asked for, and after `FORGET_S` its answer is let go.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -19,7 +20,10 @@ from correnteza.client import Client
 from correnteza.dashboard.feeds import SERVICES, STATUS, Feed
 from correnteza.errors import CorrentezaError
 
-FORGET_S = 5.0
+WANTED_S = 5.0
+"""How long a feed is asked for after somebody looked at it last."""
+FORGET_S = 600.0
+"""And how long its answer is kept, to go on from."""
 TRAIL = 120
 """Points kept of each service's rate: two minutes."""
 STOP_S = 3.0
@@ -91,7 +95,7 @@ class Watch:
         """Wait until each of some feeds has been tried lately, or the time is over."""
         with self._changed:
             now = self._clock()
-            self._changed.wait_for(lambda: all(self._tried(feed, now - FORGET_S) for feed in feeds), wait_s)
+            self._changed.wait_for(lambda: all(self._tried(feed, now - WANTED_S) for feed in feeds), wait_s)
 
     def _tried(self, feed: Feed, since_s: float) -> bool:
         at_s = self._want(feed).answer.at_s
@@ -100,9 +104,11 @@ class Watch:
     def _want(self, feed: Feed) -> _Kept:
         kept = self._kept[feed.service].get(feed.name)
         if kept is None:
-            kept = self._kept[feed.service][feed.name] = _Kept(feed, self._clock())
-            self._changed.notify_all()
-        kept.wanted_s = self._clock()
+            kept = self._kept[feed.service][feed.name] = _Kept(feed, -math.inf)
+        now = self._clock()
+        if now - kept.wanted_s >= WANTED_S:
+            self._changed.notify_all()  # its thread may be asleep
+        kept.wanted_s = now
         return kept
 
     def _run(self, service: str) -> None:
@@ -121,17 +127,21 @@ class Watch:
         with self._changed:
             while not self._stopping:
                 self._forget(service)
-                kept = min(self._kept[service].values(), key=_Kept.due_s)
+                kept = min(self._wanted(service), key=_Kept.due_s)
                 left_s = kept.due_s() - self._clock()
                 if left_s <= 0:
                     return kept
                 self._changed.wait(left_s)
             return None
 
+    def _wanted(self, service: str) -> list[_Kept]:
+        """What somebody looks at; the status always."""
+        self._kept[service][STATUS[service].name].wanted_s = now = self._clock()
+        return [kept for kept in self._kept[service].values() if now - kept.wanted_s < WANTED_S]
+
     def _forget(self, service: str) -> None:
-        oldest_s = self._clock() - FORGET_S
-        kept = self._kept[service]
-        for name in [n for n, k in kept.items() if k.wanted_s < oldest_s - k.feed.every_s and k.feed != STATUS[service]]:
+        kept, now = self._kept[service], self._clock()
+        for name in [name for name, each in kept.items() if now - each.wanted_s >= FORGET_S]:
             del kept[name]
 
     def _ask(self, kept: _Kept) -> Answer:

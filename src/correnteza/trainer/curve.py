@@ -8,7 +8,6 @@ Invariants:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from correnteza.features import Floats, Ints
 from correnteza.log.base import OwnedLog
-from correnteza.trainer.evaluation import READ_ROWS, Metrics, metrics, standing
+from correnteza.trainer.evaluation import READ_ROWS, floats
 
 MOST_BLOCKS = 500
 MOST_BLOCK_ROWS = 1000
@@ -38,7 +38,7 @@ class Block:
         coverage: share of the targets inside their interval, from 0 to 1.
         challenger_rows: rows that a challenger answered, too.
         challenger_mae: its mean absolute error on them.
-        delay_s: median of the label delays, in seconds; None where labels came with their records.
+        delay_s: mean of the label delays, in seconds; None where labels came with their records.
     """
 
     first_offset: int
@@ -67,45 +67,57 @@ def curve(log: OwnedLog, after: int, block_rows: int, blocks: int) -> list[Block
     newest = (bounds.next - 2) // block_rows
     oldest = max((max(after, bounds.first - 1)) // block_rows, newest + 1 - blocks)
     first = max(oldest * block_rows + 1, bounds.first)
-    return [_block(rows) for rows in _blocks(log, first, bounds.next, block_rows)]
+    return list(_read(log, first, bounds.next, block_rows))
 
 
-def _blocks(log: OwnedLog, first: int, end: int, block_rows: int) -> Iterator[pa.RecordBatch]:
-    """The rows from `first` up to, but not including, `end`, block by block."""
+def _read(log: OwnedLog, first: int, end: int, block_rows: int) -> Iterator[Block]:
+    """The blocks of the rows from `first` up to, but not including, `end`."""
     most = max(1, READ_ROWS // block_rows) * block_rows
     while first < end:
-        wanted = min(most - (first - 1) % block_rows, end - first)
-        rows = log.read(log.cursor(first - 1), wanted).batch
+        rows = log.read(log.cursor(first - 1), min(most - (first - 1) % block_rows, end - first)).batch
         if not rows.num_rows:
             return
+        yield from _blocks(rows, block_rows)
         first += rows.num_rows
-        offsets = rows["offset"].to_numpy()
-        cuts = [0, *(np.flatnonzero(np.diff((offsets - 1) // block_rows)) + 1).tolist(), rows.num_rows]
-        yield from (rows.slice(start, stop - start) for start, stop in itertools.pairwise(cuts))
 
 
-def _block(rows: pa.RecordBatch) -> Block:
-    own = metrics(rows)
-    beside = rows.filter(pc.is_valid(rows["challenger_prediction"]))
-    theirs = _challenger(standing(beside)) if beside.num_rows else None
-    delays = rows["delay_s"].drop_null()
-    offsets = rows["offset"]
-    return Block(
-        first_offset=offsets[0].as_py(),
-        last_offset=offsets[-1].as_py(),
-        normalized_offset=rows["normalized_offset"][-1].as_py(),
-        model_version=rows["model_version"][-1].as_py(),
-        rows=own.rows if own else 0,
-        mae=own.mae if own else None,
-        baseline_mae=own.baseline_mae if own else None,
-        coverage=own.coverage if own else None,
-        challenger_rows=theirs.rows if theirs else 0,
-        challenger_mae=theirs.mae if theirs else None,
-        delay_s=float(np.median(delays.to_numpy(zero_copy_only=False))) if len(delays) else None,
+def _blocks(rows: pa.RecordBatch, block_rows: int) -> Iterator[Block]:
+    """The blocks of consecutive rows, whose first one begins a block."""
+    offsets = floats(rows, "offset")
+    starts = np.flatnonzero(np.diff((offsets - 1) // block_rows, prepend=-1.0))
+    ends = np.append(starts[1:], len(offsets)) - 1
+    target = np.where(_counts(rows), floats(rows, "target"), np.nan)
+    miss = {name: np.abs(floats(rows, name) - target) for name in ("prediction", "baseline", "challenger_prediction")}
+    inside = (floats(rows, "lower") <= target) & (target <= floats(rows, "upper"))
+    covered = np.where(np.isnan(floats(rows, "lower") + target), np.nan, inside)
+    error, baseline, challenger, coverage, delay = (
+        _means(each, starts) for each in (*miss.values(), covered, floats(rows, "delay_s"))
     )
+    for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        yield Block(
+            first_offset=int(offsets[start]),
+            last_offset=int(offsets[end]),
+            normalized_offset=rows["normalized_offset"][end].as_py(),
+            model_version=rows["model_version"][end].as_py(),
+            rows=error[place][0],
+            mae=error[place][1],
+            baseline_mae=baseline[place][1],
+            coverage=coverage[place][1],
+            challenger_rows=challenger[place][0],
+            challenger_mae=challenger[place][1],
+            delay_s=delay[place][1],
+        )
 
 
-def _challenger(rows: pa.RecordBatch) -> Metrics | None:
-    """The figures of the challenger's answers."""
-    place = rows.schema.get_field_index("prediction")
-    return metrics(rows.set_column(place, rows.schema.field(place), rows["challenger_prediction"]))
+def _counts(rows: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which rows have a target that has not been corrected by a later one of them."""
+    corrected = pc.is_in(rows["label_offset"], rows["replaces"].drop_null())
+    counts: np.ndarray[tuple[int], np.dtype[np.bool_]] = pc.invert(corrected).to_numpy(zero_copy_only=False)
+    return counts
+
+
+def _means(values: Floats, starts: Ints) -> list[tuple[int, float | None]]:
+    """For each block how many values are known, and their mean."""
+    known = ~np.isnan(values)
+    counts, sums = np.add.reduceat(known, starts, dtype=np.int64), np.add.reduceat(np.where(known, values, 0.0), starts)
+    return [(n, s / n if n else None) for n, s in zip(counts.tolist(), sums.tolist(), strict=True)]

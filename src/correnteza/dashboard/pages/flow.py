@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from correnteza.config import Settings
 from correnteza.dashboard.feeds import CURVES, EVALUATION, EVENTS, SERVICES
-from correnteza.dashboard.layout import TONES, View, card, frame, main, state_word, static, tile
+from correnteza.dashboard.layout import TONES, View, card, frame, main, measure, state_word, static, tile
 from correnteza.dashboard.markup import Html, escape, join, line, pill, tag
 from correnteza.dashboard.pages.parts import error_chart, tail_of
 from correnteza.dashboard.watch import Watch
@@ -17,7 +17,7 @@ from correnteza.dashboard.words import part
 from correnteza.table import Row
 
 NEEDS = (EVALUATION, CURVES[5000], *EVENTS.values())
-EVENTS_SHOWN = 10
+EVENTS_SHOWN = 7
 ROWS = 5000
 """Rows that the error chart reaches back."""
 
@@ -63,8 +63,7 @@ def _error(view: View) -> Html:
     skill = part(rolling, "skill")
     key = "tile_error_note" if (skill or 0) >= 0 else "tile_error_worse"
     note = words(key, skill=words.percent(abs(skill))) if skill is not None else "\N{NO-BREAK SPACE}"
-    value = words.number(part(rolling, "mae"), view.settings.schema_of_records.target)
-    return tile(words("tile_error"), value, note)
+    return tile(words("tile_error"), measure(view, part(rolling, "mae")), note)
 
 
 def _version(view: View) -> Html:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from correnteza.config import Settings
 from correnteza.dashboard import charts, insight
 from correnteza.dashboard.feeds import CURVES, EVALUATED, EVALUATION, EVENTS, Feed
-from correnteza.dashboard.layout import View, card, frame, main, static, tile
+from correnteza.dashboard.layout import View, card, frame, main, measure, static, tile
 from correnteza.dashboard.markup import Html, escape, tag
 from correnteza.dashboard.pages.parts import drawn, error_chart, strips, tail_of
 from correnteza.dashboard.watch import Watch
@@ -66,9 +66,8 @@ def _version(view: View) -> Html:
 
 def _error(view: View) -> Html:
     words, rolling = view.words, part(view.value(EVALUATION), "rolling")
-    unit = view.settings.schema_of_records.target
     note = words("rmse_r2", rmse=words.number(part(rolling, "rmse")), r2=words.number(part(rolling, "r2")))
-    return tile(words("mae"), words.number(part(rolling, "mae"), unit), note)
+    return tile(words("mae"), measure(view, part(rolling, "mae")), note)
 
 
 def _coverage(view: View) -> Html:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from correnteza.config import Settings
 from correnteza.dashboard import insight
 from correnteza.dashboard.feeds import EVALUATION, Feed
-from correnteza.dashboard.layout import View, act, card, frame, main, static
+from correnteza.dashboard.layout import View, act, card, frame, main, measure, static
 from correnteza.dashboard.markup import Html, escape, join, tag
 from correnteza.dashboard.pages.parts import strips
 from correnteza.dashboard.watch import Watch
@@ -95,7 +95,7 @@ def _ask(view: View, record: dict[str, Any]) -> tuple[dict[str, Any], list[insig
 def _answer(view: View, answer: dict[str, Any], effects: list[insight.Effect]) -> Html:
     words, unit = view.words, view.settings.schema_of_records.target
     parts: list[Any] = [
-        tag("p", words.number(answer["prediction"], unit), cls="big", data_prediction=answer["prediction"]),
+        tag("p", measure(view, answer["prediction"]), cls="big", data_prediction=answer["prediction"]),
         tag("p", _interval(view, answer)),
         tag("p", words("by_version", version=answer["model_version"]), cls="note"),
     ]
