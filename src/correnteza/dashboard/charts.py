@@ -57,7 +57,7 @@ def error_chart(words: Words, unit: str, blocks: Blocks, events: Events) -> dict
         _versions(words("version_change"), blocks),
     ]
     lines[0]["markLine"] = {"symbol": "none", "silent": True, "animation": False, "data": _marks(words, blocks, events)}
-    options = _frame(words("offset_axis"), f"{words('mae')} ({unit})", at)
+    options = _frame(words, words("offset_axis"), f"{words('mae')} ({unit})", at)
     return {**options, "legend": _legend(), "series": lines}
 
 
@@ -69,8 +69,8 @@ def coverage_chart(words: Words, level: float | None, blocks: Blocks) -> dict[st
     if level is not None:
         wanted = {"yAxis": 100 * level, "label": {"show": False}, "lineStyle": {"type": "dashed", ":color": _colour("--quiet")}}
         line["markLine"] = {"symbol": "none", "silent": True, "animation": False, "data": [wanted]}
-    options = _frame(words("offset_axis"), f"{words('coverage')} (%)", at)
-    options["yAxis"].update(max=100, scale=True)
+    options = _frame(words, words("offset_axis"), f"{words('coverage')} (%)", at)
+    options["yAxis"].update(scale=True)
     return {**options, "series": [line]}
 
 
@@ -79,7 +79,7 @@ def scatter(words: Words, unit: str, rows: Sequence[Mapping[str, Any]]) -> dict[
     points = [[float(f"{row[name]:.5g}") for name in ("target", "prediction")] for row in rows if row["target"] is not None]
     values = [value for point in points for value in point] or [0.0, 1.0]
     ends = [min(values), max(values)]
-    options = _frame(f"{words('true')} ({unit})", f"{words('predicted')} ({unit})", ends)
+    options = _frame(words, f"{words('true')} ({unit})", f"{words('predicted')} ({unit})", ends)
     options["yAxis"].update(scale=True)
     same = {**_line("", ends, ends, "--quiet", width=1, dashed=True), "silent": True}
     dots = {
@@ -92,17 +92,21 @@ def scatter(words: Words, unit: str, rows: Sequence[Mapping[str, Any]]) -> dict[
     return {**options, "series": [dots, same]}
 
 
-def _frame(across: str, up: str, at: Sequence[float]) -> dict[str, Any]:
+def _frame(words: Words, across: str, up: str, at: Sequence[float]) -> dict[str, Any]:
     muted = {":color": _colour("--muted")}
-    axis: dict[str, Any] = {"type": "value", "nameTextStyle": muted, "axisLabel": {**muted, "hideOverlap": True}}
+    axis: dict[str, Any] = {
+        "type": "value",
+        "nameTextStyle": muted,
+        "axisLabel": {**muted, "hideOverlap": True, ":formatter": f"value => value.toLocaleString('{words.code}')"},
+    }
     grid = {"splitLine": {"lineStyle": {":color": _colour("--line")}}}
     ends = {"min": at[0], "max": max(at[-1], at[0] + 1)} if at else {}
     bottom = {**axis, "name": across, "nameLocation": "middle", "nameGap": 28, "splitLine": {"show": False}, **ends}
     bottom["axisLabel"] = {**axis["axisLabel"], "showMinLabel": False, "showMaxLabel": False}
     return {
         "animation": False,
-        "grid": {"left": 8, "right": 16, "top": 44, "bottom": 32, "containLabel": True},
-        "tooltip": {"trigger": "axis", "confine": True},
+        "grid": {"left": 8, "right": 16, "top": 56, "bottom": 32, "containLabel": True},
+        "tooltip": {"trigger": "axis", "confine": True, ":valueFormatter": _rounded(words)},
         "xAxis": bottom,
         "yAxis": {**axis, **grid, "name": up, "nameTextStyle": {**muted, "align": "left"}},
     }
@@ -157,7 +161,18 @@ def _place(blocks: Blocks, event: Mapping[str, Any]) -> int | None:
 
 
 def _legend() -> dict[str, Any]:
-    return {"top": 0, "right": 0, "itemWidth": 18, "itemHeight": 8, "textStyle": {":color": _colour("--muted")}}
+    return {
+        "type": "scroll",
+        "top": 0,
+        "left": 0,
+        "itemWidth": 18,
+        "itemHeight": 8,
+        "textStyle": {":color": _colour("--muted")},
+    }
+
+
+def _rounded(words: Words) -> str:
+    return f"value => value == null ? '-' : Number(value).toLocaleString('{words.code}', {{maximumSignificantDigits: 4}})"
 
 
 def _colour(name: str) -> str:

@@ -97,9 +97,13 @@ def tail(service: str, log: str, rows: int, keep: Callable[[dict[str, Any]], boo
     return Feed(f"tail {service} {log} {rows}", service, ask)
 
 
+ROUTINE = frozenset({"model_version", "model_challenger", "scaler_version", "waiting_began", "waiting_ended"})
+"""Kinds of events that come every few seconds or at every start; the registry and the state of a service tell them."""
+
+
 def is_notable(event: dict[str, Any]) -> bool:
-    """Whether an event is more than the daily round of versions, which the registry tells."""
-    return event["kind"] not in ("model_version", "model_challenger", "scaler_version")
+    """Whether an event is more than routine."""
+    return event["kind"] not in ROUTINE
 
 
 EVENTS = {service: tail(service, "events", NOTABLE_EVENTS, is_notable, EVENTS_BACK) for service in SERVICES}

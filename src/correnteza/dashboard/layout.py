@@ -156,7 +156,6 @@ def frame(request: Request, watch: Watch, settings: Settings, page: str) -> View
     ui.page_title(f"{words(page)} | Correnteza")
     with ui.teleport("#health"):
         view.region(lambda: _health(view))
-    ui.colors(primary="#0b7285", positive="#1f7a37", negative="#b42318")
     ui.timer(EVERY_S, view.tick, immediate=False)
     return view
 
@@ -166,14 +165,19 @@ def main() -> Any:
     return ui.element("main").classes("page").props('id="main" tabindex="-1"')
 
 
-def measure(view: View, value: Any) -> Html:
-    """A number in the target's unit, for which the target's name stands."""
-    return join([view.words.number(value), " ", tag("small", view.settings.schema_of_records.target)])
+def measure(view: View, value: Any, unit: str = "") -> Html:
+    """A large number with its unit; without one in the target's, for which the target's name stands."""
+    return join([view.words.number(value), " ", tag("small", unit or view.settings.schema_of_records.target)])
 
 
 def tile(label: str, value: Any, note: Any = "") -> Html:
     """One figure with its name above and a remark below."""
     return join([tag("p", label, cls="label"), tag("p", value, cls="big"), tag("p", note, cls="note")])
+
+
+def button(text: str, call: Callable[[], Any], cls: str = "") -> ui.button:
+    """A button; one with the class `go` is the one that is meant to be used."""
+    return ui.button(text, on_click=call, color=None).props("unelevated no-caps").classes(f"button {cls}")
 
 
 async def act(view: View, call: Callable[[], Any], said: Callable[[Any], str]) -> Any:
@@ -192,8 +196,8 @@ async def sure(view: View, question: str) -> bool:
     with ui.dialog().props(f'aria-label="{escape(question)}"') as dialog, ui.card().classes("dialog"):
         static(escape(question), "question", "p")
         with ui.element("div").classes("buttons"):
-            ui.button(view.words("cancel"), on_click=lambda: dialog.submit(False)).props("flat no-caps")
-            ui.button(view.words("yes"), on_click=lambda: dialog.submit(True)).props("unelevated no-caps autofocus")
+            button(view.words("cancel"), lambda: dialog.submit(False))
+            button(view.words("yes"), lambda: dialog.submit(True), "go").props("autofocus")
     answer = bool(await dialog)
     dialog.delete()
     return answer

@@ -55,7 +55,7 @@ def _records(view: View) -> Html:
     words, status = view.words, view.status("generator")
     rows = (part(status, "logs", "records", "next_offset") or 1) - 1
     note = words("tile_rate_note", rows=words.number(rows, words("unit_rows")))
-    return tile(words("tile_rate"), words.number(status.get("rows_per_s"), words("unit_rows_s")), note)
+    return tile(words("tile_rate"), measure(view, status.get("rows_per_s"), words("unit_rows_s")), note)
 
 
 def _error(view: View) -> Html:

@@ -33,8 +33,9 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
                 view.region(lambda figure=figure: figure(view), "tile")  # type: ignore[misc]
         with card(view, "error_over_time", note="error_over_time_note"):
             reaches = {rows: words("last_rows", rows=words.number(rows)) for rows in CURVES}
-            choice = ui.toggle(reaches, value=FIRST_REACH, on_change=lambda change: reach.__setitem__(0, change.value))
-            choice.props(f'no-caps unelevated dense role="group" aria-label="{words("range")}"').classes("toggle")
+            choice = ui.select(reaches, value=FIRST_REACH, label=words("range"))
+            choice.on_value_change(lambda change: reach.__setitem__(0, change.value))
+            choice.props("outlined dense options-dense").classes("choice")
             error_chart(view, lambda: reach[0], "tall")
         with ui.element("div").classes("halves"):
             with card(view, "predicted_true"):

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from correnteza.config import Settings
 from correnteza.dashboard.feeds import CURVES, EVALUATION, EVENTS, RATES
-from correnteza.dashboard.layout import View, act, card, frame, main, static, sure
+from correnteza.dashboard.layout import View, act, button, card, frame, main, static, sure
 from correnteza.dashboard.markup import Html, escape, tag
 from correnteza.dashboard.pages.parts import error_chart
 from correnteza.dashboard.watch import Watch
@@ -47,7 +47,7 @@ def _rate(view: View, service: str) -> None:
         view.region(lambda: _now(view, service), "mid").props(f'data-rate="{service}"')
         with ui.element("div").classes("buttons"):
             for preset in PRESETS[service]:
-                ui.button(words.number(preset), on_click=lambda preset=preset: change(preset)).props("outline no-caps dense")
+                ui.button(words.number(preset), on_click=lambda preset=preset: change(preset))  # type: ignore[misc].props("outline no-caps dense")
         with ui.element("div").classes("buttons"):
             box = ui.number(words(f"rate_{service}"), min=0).props("outlined dense")
             ui.button(words("set"), on_click=lambda: change(box.value)).props("unelevated no-caps")
@@ -72,9 +72,8 @@ def _drift(view: View) -> None:
         view.region(lambda: _factor(view), "mid").props('data-drift="factor"')
         with ui.element("div").classes("buttons") as buttons:
             for factor in FACTORS:
-                ui.button(
-                    f"\N{MULTIPLICATION SIGN} {words.number(factor)}", on_click=lambda factor=factor: change(factor)
-                ).props("outline no-caps dense")
+                text = f"\N{MULTIPLICATION SIGN} {words.number(factor)}"
+                button(text, lambda factor=factor: change(factor))  # type: ignore[misc]
         buttons.set_visibility(view.settings.generator.source == "people")
 
 

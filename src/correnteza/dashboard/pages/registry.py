@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from correnteza.config import Settings
 from correnteza.dashboard.feeds import EVALUATION, MODELS, STORY
-from correnteza.dashboard.layout import View, act, card, frame, main, static, sure
+from correnteza.dashboard.layout import View, act, button, card, frame, main, static, sure
 from correnteza.dashboard.markup import Html, escape, pill, table, tag
 from correnteza.dashboard.watch import Watch
 from correnteza.dashboard.words import part
@@ -64,11 +64,9 @@ def _controls(view: View) -> None:
         if await sure(view, words("unpin_sure")):
             await act(view, client.unpin, lambda row: words("promoted", version=row["version"]))
 
-    ui.button(words("promote"), on_click=lambda: promote(choice.value)).props("unelevated no-caps").bind_enabled_from(
-        choice, "value", backward=lambda value: value is not None
-    )
-    back = ui.button(words("rollback_none"), on_click=lambda: promote(_before(view))).props("outline no-caps")
-    free = ui.button(words("unpin"), on_click=unpin).props("outline no-caps")
+    button(words("promote"), lambda: promote(choice.value), "go")
+    back = button(words("rollback_none"), lambda: promote(_before(view)))
+    free = button(words("unpin"), unpin)
     view.each_tick(_state_of(view, back, free))
 
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from correnteza.config import Settings
 from correnteza.dashboard import insight
 from correnteza.dashboard.feeds import EVALUATION, Feed
-from correnteza.dashboard.layout import View, act, card, frame, main, measure, static
+from correnteza.dashboard.layout import View, act, button, card, frame, main, measure, static
 from correnteza.dashboard.markup import Html, escape, join, tag
 from correnteza.dashboard.pages.parts import strips
 from correnteza.dashboard.watch import Watch
@@ -35,9 +35,7 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
         with ui.element("div").classes("halves"):
             with card(view, "try_fields", note="try_note"):
                 inputs = _form(view, schema)
-                with ui.element("div").classes("buttons"):
-                    ask = ui.button(words("ask")).props("unelevated no-caps")
-                    fill = ui.button(words("fill")).props("outline no-caps")
+                buttons = ui.element("div").classes("buttons")
             with card(view, "answer"):
                 said = static(tag("p", words("no_answer"), cls="note")).props('role="status"')
 
@@ -56,8 +54,9 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
         for name, box in inputs.items():
             box.set_value(rows[0].get(name) if rows else None)
 
-    ask.on_click(asked)
-    fill.on_click(filled)
+    with buttons:
+        button(words("ask"), asked, "go")
+        button(words("fill"), filled)
 
 
 def _form(view: View, schema: Schema) -> dict[str, Any]:
