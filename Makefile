@@ -26,7 +26,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory python
 	@echo "correnteza: installing into $(VENV); this takes about a minute, once"
-	@$(BIN)/$(PIP) $(INSTALL) .
+	@$(BIN)/$(PIP) $(INSTALL) ".[dashboard]"
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml constraints.txt

@@ -17,7 +17,7 @@ from correnteza.testing import wait_for
 
 ROOT = Path(__file__).parents[1]
 FAKES = Path(__file__).parent / "fakes"
-SERVICES = 4
+SERVICES = 5
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="GNU make is not installed")
 
@@ -105,7 +105,7 @@ class Checkout:
         return [int(line.split()[2]) for line in lines if line.startswith("start")]
 
 
-MODES = '{"generator": "good", "normalizer": "good", "trainer": "good", "consumer": "good"}'
+MODES = '{"generator": "good", "normalizer": "good", "trainer": "good", "consumer": "good", "dashboard": "good"}'
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_install_creates_the_environment_with_the_pinned_versions(checkout: Chec
     assert len(done.stdout.splitlines()) == 1
     (call,) = checkout.installs()
     assert "--constraint constraints.txt" in call
-    assert call.endswith("--editable .")
+    assert call.endswith("--editable .[dashboard]")
 
 
 def test_install_is_done_again_only_when_what_it_reads_has_changed(checkout: Checkout) -> None:

@@ -131,7 +131,7 @@ def test_a_dying_service_is_restarted_with_growing_pauses_and_the_others_stay(st
     assert [death["deaths"] for death in deaths[:3]] == [1, 2, 3]
     names = [name for _, name, _ in run.entries("start")]
     assert names.count("trainer") >= 3
-    assert [names.count(name) for name in SERVICES if name != "trainer"] == [1, 1, 1]
+    assert [names.count(name) for name in SERVICES if name != "trainer"] == [1] * (len(SERVICES) - 1)
 
 
 def test_a_killed_service_leaves_no_process_of_its_own_behind(start: Callable[..., Run]) -> None:
@@ -152,7 +152,7 @@ def test_a_service_that_ignores_the_request_is_killed_within_ten_seconds(start: 
     assert run.stop() == 0
     assert time.monotonic() - began < 10
     assert [event["service"] for event in run.events("service_killed")] == ["normalizer"]
-    assert [name for _, name, _ in run.entries("stop")] == ["consumer", "trainer", "generator"]
+    assert [name for _, name, _ in run.entries("stop")] == ["dashboard", "consumer", "trainer", "generator"]
     assert all(gone(pid) for pid in pids)
 
 

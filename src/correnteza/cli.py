@@ -42,6 +42,7 @@ SERVICE_COMMANDS = {
     "normalizer": "Run the normalizer alone: checks, encodes and standardises the generator's records.",
     "trainer": "Run the trainer alone: learns from the normalizer's records and answers predictions.",
     "consumer": "Run the consumer alone: asks for predictions and compares them with the truth.",
+    "dashboard": "Run the dashboard alone: shows how the other services are, in a browser.",
 }
 SUPERVISED = "--supervised"
 INTERRUPTED = 130

@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -168,7 +169,13 @@ class Client:
         return self._post("trainer", path, body, kind)
 
     def page(
-        self, service: str, after: str | None = None, limit: int = PAGE_ROWS, wait_s: float = 0.0, log: str = "records"
+        self,
+        service: str,
+        after: str | None = None,
+        limit: int = PAGE_ROWS,
+        wait_s: float = 0.0,
+        log: str = "records",
+        back: int = 0,
     ) -> Page:
         """One answer of a service's log.
 
@@ -178,13 +185,14 @@ class Client:
             limit: most rows, at least 1.
             wait_s: how long the service waits for a first row, in seconds.
             log: `records` for its main log, or the name of another: `rejected`, `outcomes`, `events`.
+            back: start so many rows before the cursor; with `after="latest"` these are the last rows of the log.
 
         Raises:
             OffsetRemovedError: retention has removed the row behind the cursor; carries the first one there.
             InputError: the cursor is not one of this log; there is no such log.
             LogUnavailableError: try again.
         """
-        query: dict[str, str | float] = {"limit": limit, "wait_s": wait_s}
+        query: dict[str, str | float] = {"limit": limit, "wait_s": wait_s, "back": back}
         if after is not None:
             query["after"] = after
         answer = self._call("GET", service, f"/{quote(log)}", wait_s=wait_s, params=query)
@@ -217,9 +225,56 @@ class Client:
             after = page.next
             left = None if left is None else left - len(page.records)
 
+    def table(self, service: str, rows: int, log: str = "records") -> pa.Table:
+        """The last rows of a log with their types, oldest first.
+
+        Args:
+            service: as for `page`.
+            rows: how many, at most 100,000.
+            log: as for `page`.
+        """
+        query = {"after": "latest", "back": rows, "limit": rows}
+        body = self._call("GET", service, f"/{quote(log)}", params=query, headers={"Accept": ARROW})
+        return pa.ipc.open_stream(body).read_all()
+
     def status(self, service: str) -> dict[str, Any]:
         """What a service says of itself: uptime, its logs, its lag, what is particular to it."""
         return self._object("GET", service, "/status")
+
+    def rate(self, service: str) -> float:
+        """Records per second of the `generator`'s source, or requests per second of the `consumer`; inf is without a bound."""
+        (value,) = self._object("GET", service, "/rate").values()
+        return float(value)
+
+    def set_rate(self, service: str, per_second: float) -> float:
+        """Change a rate, at once and until the service ends; 0 pauses, inf is without a bound.
+
+        Raises:
+            InputError: the rate is negative.
+        """
+        unit = "records_per_second" if service == "generator" else "requests_per_second"
+        wanted = "inf" if math.isinf(per_second) and per_second > 0 else per_second
+        (value,) = self._object("PUT", service, "/rate", json={unit: wanted}).values()
+        return float(value)
+
+    def set_drift(self, factor: float) -> float:
+        """Multiply the target of the demo's people from the next record on; 1 is the world as it was.
+
+        Raises:
+            InputError: the factor is not between 0.1 and 10, or the source is not the demo's.
+        """
+        return float(self._object("PUT", "generator", "/drift", json={"factor": factor})["factor"])
+
+    def curve(self, block_rows: int = 100, blocks: int = 500, after: int = 0) -> list[dict[str, Any]]:
+        """The errors over time, as the trainer's `GET /evaluation/history` has them.
+
+        Args:
+            block_rows: rows of a block.
+            blocks: how many, at most, the last ones.
+            after: only blocks that go on behind this offset of the log `evaluations`.
+        """
+        query = {"block_rows": block_rows, "blocks": blocks, "after": after}
+        return list(self._object("GET", "trainer", "/evaluation/history", params=query)["blocks"])
 
     def evaluation(self) -> dict[str, Any]:
         """The trainer's rolling errors, interval coverage and drift state, per model version."""
@@ -263,8 +318,8 @@ class Client:
             headers["Idempotency-Key"] = idempotency_key
         return self._call("POST", service, path, data=body, headers=headers)
 
-    def _object(self, method: str, service: str, path: str) -> dict[str, Any]:
-        answer = self._call(method, service, path)
+    def _object(self, method: str, service: str, path: str, **more: Any) -> dict[str, Any]:
+        answer = self._call(method, service, path, **more)
         if not isinstance(answer, dict):
             raise ServiceError(f"{self.url(service)}{path}: the answer is not a JSON object; is it the {service}?")
         return answer
@@ -335,7 +390,9 @@ def _checked(address: str) -> Any:
 
 
 def _answer(response: requests.Response, url: str, service: str) -> Any:
-    """The JSON of a good answer; the error of a bad one."""
+    """The JSON of a good answer, or its bytes where Arrow was asked for; the error of a bad one."""
+    if response.ok and response.headers.get("Content-Type") == ARROW:
+        return response.content
     try:
         body = response.json()
     except requests.JSONDecodeError:

@@ -1,8 +1,8 @@
 """Runs all services: starts them, restarts what dies, stops them in order.
 
-    check ports -> lock the data folder -> start generator, normalizer, trainer, consumer
+    check ports -> lock the data folder -> start generator, normalizer, trainer, consumer, dashboard
          -> tend (restart with back-off, watch /status) until SIGINT, SIGTERM or SIGHUP
-         -> stop consumer, trainer, normalizer, generator -> kill what is left
+         -> stop dashboard, consumer, trainer, normalizer, generator -> kill what is left
 
 Invariants:
 - Nothing is started before all guards have passed.
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from correnteza import dashboard
 from correnteza.children import Child, Death
 from correnteza.config import Settings
 from correnteza.guards import check_ports, only_one
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from correnteza.alerts.watcher import Watcher
     from correnteza.client import Client
 
-SERVICES = ("generator", "normalizer", "trainer", "consumer")
-"""In the order of starting, which is the way of the data."""
+SERVICES = ("generator", "normalizer", "trainer", "consumer", "dashboard")
+"""In the order of starting, which is the way of the data; the dashboard, which looks at all of them, comes last."""
 PATIENCE_S = 8.0
 """From the first request to stop until what is left is killed."""
 PATIENCE_EACH_S = 2.0
@@ -71,7 +72,8 @@ def run(
     """
     with ExitStack() as stack:
         stack.enter_context(only_one(settings.pipeline.folder))
-        check_ports(settings, SERVICES)
+        names = SERVICES if command or dashboard.is_installed() else SERVICES[:-1]
+        check_ports(settings, names)
         files = Files(settings.pipeline.folder / "logs")
         stack.enter_context(foreground())
         on_terminal = sys.stdout.isatty()
@@ -79,7 +81,9 @@ def run(
         report: Report = stack.enter_context(closing(LiveReport(files, title) if on_terminal else LineReport(files)))
         program = command or (lambda name: service_command(name, config_path))
         inherited = {**os.environ, **(environment or {})}
-        children = [Child(name, program(name), _pass_on(report, name), inherited) for name in SERVICES]
+        children = [Child(name, program(name), _pass_on(report, name), inherited) for name in names]
+        if len(names) < len(SERVICES):
+            report.event("service_missing", "warning", service=SERVICES[-1], reason=dashboard.MISSING)
         return Supervisor(children, report, settings).run()
 
 

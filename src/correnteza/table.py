@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from correnteza.client import Client
 
 DASH = "-"
+PAGES = "dashboard"
+"""The service whose address is for people."""
 MODEL_COLUMNS: Mapping[str, Literal["left", "right"]] = {
     "version": "right",
     "in service": "left",
@@ -152,7 +154,11 @@ def _address(entry: Row, column: int) -> Text:
     """Where to look closer, and why the service is not ready."""
     from rich.text import Text
 
-    line = Text(f"{entry.service:<10} {entry.url + '/docs':<{column}} ", no_wrap=True, overflow="ellipsis")
+    line = Text(
+        f"{entry.service:<10} {entry.url + ('' if entry.service == PAGES else '/docs'):<{column}} ",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
     return line.append(entry.reason.replace("\n", " "), style="dim")
 
 

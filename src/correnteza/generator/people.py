@@ -13,7 +13,7 @@ The income, in Brazilian reais (BRL) a month (the mean is near 3,300, as in the 
                    x weekly_hours / 40
                    x (1 - ((age - 45) / 70) ** 2)      most at 45 years
                    x (1 + noise z)                     z standard normal, noise from the settings
-                   x drift(n)                          see `drift.factors`
+                   x drift(n)                          see `drift.factors` and `drift.Switch`
 
 and not below 0, rounded to 0.01. The shape follows J. Mincer, "Schooling, Experience, and Earnings" (1974).
 """
@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -33,7 +34,7 @@ import pyarrow.compute as pc
 from correnteza import config
 from correnteza.errors import ConfigError, CursorError
 from correnteza.features import Floats, Ints
-from correnteza.generator.drift import factors
+from correnteza.generator.drift import Switch, factors
 from correnteza.log.base import Slice
 from correnteza.records import TIMESTAMP, Schema, with_offsets
 
@@ -71,6 +72,14 @@ def monthly_income(age: Floats, education_years: Floats, experience_years: Float
     return BASE_BRL * pay * learned * practised * (weekly_hours / 40.0) * aged
 
 
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What rows depend on beside settings and number: event time of row 1 in microseconds, and drifts that were switched."""
+
+    start_us: int
+    drifts: tuple[config.Drift, ...]
+
+
 class PeopleSource:
     """Makes people; its cursors hold the row number and the event time of row 1.
 
@@ -78,6 +87,8 @@ class PeopleSource:
         settings: seed, locale, start_time, interval_s, noise, drift and limit count here.
         schema: the schema of the pipeline; it must have the demo's fields.
         now_us: what time it is, for the first start without a `start_time`; Unix time in microseconds.
+        switch: a drift that is switched from outside; None has none.
+        leads: whether this source makes new rows, from which a switch holds, and not again what another has made.
 
     Raises:
         ConfigError: the schema is not the demo's, the locale or the start time is not known.
@@ -89,13 +100,20 @@ class PeopleSource:
     """
 
     def __init__(
-        self, settings: config.Generator, schema: Schema, now_us: Callable[[], int] = lambda: time.time_ns() // 1000
+        self,
+        settings: config.Generator,
+        schema: Schema,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        switch: Switch | None = None,
+        leads: bool = True,
     ) -> None:
         _check_schema(schema)
         self._settings = settings
         self._schema = schema.raw
         self._fixed_start_us = _start_us(settings.start_time)
         self._now_us = now_us
+        self._switch = switch or Switch()
+        self._leads = leads
         self._names, self._cities, jobs = _pools(settings)
         self._jobs = pa.array(jobs)
         self._rank, self._pay = _ranks(settings.seed, len(jobs))
@@ -115,8 +133,9 @@ class PeopleSource:
         row = max(0, row - back)
         end = row + limit if self._settings.limit is None else min(row + limit, self._settings.limit)
         end = max(row, end)
-        blocks = [self._part(block, row, end, start_us) for block in range(row // BLOCK_ROWS, -(-end // BLOCK_ROWS))]
-        batch = pa.concat_batches(blocks) if len(blocks) > 1 else blocks[0] if blocks else self._part(0, 0, 0, start_us)
+        world = _World(start_us, self._switch.from_row(row + 1) if self._leads else self._switch.drifts)
+        blocks = [self._part(block, row, end, world) for block in range(row // BLOCK_ROWS, -(-end // BLOCK_ROWS))]
+        batch = pa.concat_batches(blocks) if len(blocks) > 1 else blocks[0] if blocks else self._part(0, 0, 0, world)
         return Slice(with_offsets(batch, row + 1), f"people.{end}.{start_us}", 0)
 
     def _parse(self, after: str | None) -> tuple[int, int]:
@@ -131,12 +150,12 @@ class PeopleSource:
             )
         return int(match[1]), int(match[2]) if self._fixed_start_us is None else self._fixed_start_us
 
-    def _part(self, block: int, row: int, end: int, start_us: int) -> pa.RecordBatch:
+    def _part(self, block: int, row: int, end: int, world: _World) -> pa.RecordBatch:
         """The rows of one block that lie in (row, end]."""
         first = max(row - block * BLOCK_ROWS, 0)
-        return self._block(block, start_us).slice(first, max(0, min(end - block * BLOCK_ROWS, BLOCK_ROWS) - first))
+        return self._block(block, world).slice(first, max(0, min(end - block * BLOCK_ROWS, BLOCK_ROWS) - first))
 
-    def _make(self, block: int, start_us: int) -> pa.RecordBatch:
+    def _make(self, block: int, world: _World) -> pa.RecordBatch:
         """One whole block: always the same operations on arrays of the same size, so always the same bits."""
         rows = np.arange(1, BLOCK_ROWS + 1, dtype=np.int64) + block * BLOCK_ROWS
         draw = _philox(self._settings.seed, block)
@@ -150,10 +169,10 @@ class PeopleSource:
         hours = np.rint(40.0 + 6.0 * normal[1]).clip(8.0, 80.0)
         noise = 1.0 + self._settings.noise * normal[2]
         truth = monthly_income(age, education, experience, hours, self._pay[job])
-        income = np.round((truth * noise * factors(rows, self._settings.drift)).clip(min=0.0), 2)
+        income = np.round((truth * noise * factors(rows, (*self._settings.drift, *world.drifts))).clip(min=0.0), 2)
         columns = [
             _ids(rows),
-            _times(rows, start_us, self._settings.interval_s),
+            _times(rows, world.start_us, self._settings.interval_s),
             _picked(self._names, uniform[3]),
             _picked(self._cities, uniform[4]),
             self._jobs.take(pa.array(job)),

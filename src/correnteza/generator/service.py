@@ -17,9 +17,11 @@ from starlette.routing import Route
 from correnteza import events
 from correnteza.codec import JSON, Codec, json_schema
 from correnteza.config import Settings
+from correnteza.errors import InputError
 from correnteza.events import Events
 from correnteza.generator import posting
 from correnteza.generator.delay import Delayed, delay_rows
+from correnteza.generator.drift import Switch
 from correnteza.generator.pace import NoSource, Paced
 from correnteza.generator.posts import OUTCOMES
 from correnteza.generator.receiver import NAME as RECEIVER
@@ -43,6 +45,14 @@ class Rate(BaseModel):
     records_per_second: Annotated[float, Field(ge=0)] | Literal["inf"] = Field(
         description="Rate of the source; 0 pauses, `inf` is as fast as possible."
     )
+
+
+class Factor(BaseModel):
+    """The body of `/drift`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    factor: float = Field(ge=0.1, le=10, description="What the target is multiplied by; 1 is the world as it was.")
 
 
 def main(settings: Settings, listening: socket.socket) -> int:
@@ -75,7 +85,8 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         ConfigError: the source cannot be what the settings say.
     """
     schema, wanted = settings.schema_of_records, settings.generator
-    paced = Paced(source_of(settings), wanted.records_per_second)
+    switch = Switch() if wanted.source == "people" else None
+    paced = Paced(source_of(settings, switch), wanted.records_per_second)
     logs = {
         "records": store.log("raw", schema.raw),
         "outcomes": store.log("outcomes", OUTCOMES),
@@ -102,6 +113,7 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         status=lambda: {
             "source": wanted.source,
             "records_per_second": _plain(paced.rate),
+            "drift_factor": None if switch is None else switch.factor,
             "position": paced.position,
             "ended": end.seen,
             "posted_rows": receiver.posted_rows,
@@ -113,7 +125,7 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
     )
     endpoints = (posting.records(codec, receiver), posting.outcomes(receiver))
     routes = [Route(endpoint.path, endpoint, methods=["POST"]) for endpoint in endpoints]
-    app = create_app(service, _routes(service, paced), routes)
+    app = create_app(service, _routes(service, paced, switch), routes)
     document(app, posting.openapi(schema))
     return app, service
 
@@ -123,8 +135,12 @@ def _samples(paced: Paced, end: End) -> Iterator[Sample]:
     yield sample("correnteza_source_ended", float(end.seen))
 
 
-def source_of(settings: Settings) -> Source:
+def source_of(settings: Settings, switch: Switch | None = None) -> Source:
     """The source that the settings ask for.
+
+    Args:
+        settings: of the pipeline.
+        switch: a drift that is switched while it runs; only the demo's people have one.
 
     Raises:
         ConfigError: it does not fit the schema, or its file cannot be read.
@@ -135,7 +151,10 @@ def source_of(settings: Settings) -> Source:
     if wanted.source == "people":
         from correnteza.generator.people import PeopleSource
 
-        return Delayed(PeopleSource(wanted, schema), lambda: PeopleSource(endless, schema), schema, delay_rows(wanted))
+        def again() -> Source:
+            return PeopleSource(endless, schema, switch=switch, leads=False)
+
+        return Delayed(PeopleSource(wanted, schema, switch=switch), again, schema, delay_rows(wanted))
     if wanted.source == "replay":
         from correnteza.generator.replay import ReplaySource
 
@@ -175,7 +194,7 @@ class End:
             self._told.emit("source_ended", f"the source {self._source} has no further row", position=self._paced.position)
 
 
-def _routes(service: Service, paced: Paced) -> APIRouter:
+def _routes(service: Service, paced: Paced, switch: Switch | None) -> APIRouter:
     routes = APIRouter(tags=[NAME])
 
     @routes.get("/rate", summary="Rate of the source", response_model=Rate)
@@ -190,7 +209,26 @@ def _routes(service: Service, paced: Paced) -> APIRouter:
             service.events.emit("rate_changed", reason, records_per_second=_plain(paced.rate))
         return _json({"records_per_second": _plain(paced.rate)})
 
+    @routes.get("/drift", summary="The drift that was switched on", response_model=Factor)
+    def drift() -> Response:
+        return _json({"factor": _of_people(switch).factor})
+
+    @routes.put("/drift", summary="Multiply the target of the demo's people from the next record on", response_model=Factor)
+    def set_drift(wanted: Factor) -> Response:
+        people = _of_people(switch)
+        before, people.factor = people.factor, wanted.factor
+        if before != wanted.factor:
+            reason = f"from factor {before:g} to {wanted.factor:g}, from the next record on"
+            service.events.emit("drift_switched", reason, factor=wanted.factor)
+        return _json({"factor": wanted.factor})
+
     return routes
+
+
+def _of_people(switch: Switch | None) -> Switch:
+    if switch is None:
+        raise InputError("only the source people has a drift to switch; set generator.source to 'people'", status=409)
+    return switch
 
 
 def _json(value: dict[str, Any]) -> Response:

@@ -99,7 +99,7 @@ def metrics(rows: pa.RecordBatch) -> Metrics | None:
     if not rows.num_rows:
         return None
     target, prediction, lower, upper, baseline, last = (
-        _floats(rows, name) for name in ("target", "prediction", "lower", "upper", "baseline", "last_value")
+        floats(rows, name) for name in ("target", "prediction", "lower", "upper", "baseline", "last_value")
     )
     error = prediction - target
     with np.errstate(over="ignore"):
@@ -204,6 +204,7 @@ def rows_since(log: OwnedLog, offset: int, rows: int) -> pa.RecordBatch:
         rows *= 2
 
 
-def _floats(rows: pa.RecordBatch, name: str) -> Floats:
+def floats(rows: pa.RecordBatch, name: str) -> Floats:
+    """A column as float64; what is missing is NaN."""
     values: Floats = rows[name].to_numpy(zero_copy_only=False)
     return values.astype(np.float64, copy=False)

@@ -32,7 +32,7 @@ from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
-from correnteza.trainer import evaluation, handover, history, labels, predict, prequential, protocols
+from correnteza.trainer import curve, evaluation, handover, history, labels, predict, prequential, protocols
 from correnteza.trainer.answers import PREDICTIONS, Answers
 from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
@@ -54,6 +54,11 @@ Version = Annotated[int, PathParameter(ge=1, le=INTEGER_LIMIT, description="Numb
 _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
 _OBJECT = {"type": "object"}
 Rows = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of `evaluations`, the last ones.")]
+BlockRows = Annotated[int, Query(ge=1, le=curve.MOST_BLOCK_ROWS, description="Rows of a block.")]
+Blocks = Annotated[int, Query(ge=1, le=curve.MOST_BLOCKS, description="Blocks at most, the last ones.")]
+Behind = Annotated[
+    int, Query(ge=0, le=INTEGER_LIMIT, description="Only blocks that go on behind this offset of `evaluations`.")
+]
 _SENTENCES = {"type": "array", "items": {"type": "string"}}
 
 
@@ -218,6 +223,7 @@ class Desk:
         self._count = count
         self._store = store
         self._requests = store.log("requests", handover.REQUESTS)
+        self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
         self._told = told
 
     def not_ready(self) -> str | None:
@@ -276,6 +282,10 @@ class Desk:
             "windows": [asdict(metrics) for metrics in evaluation.windows(last)],
             "versions": [{"model_version": version, **asdict(metrics)} for version, metrics in report.versions.items()],
         }
+
+    def curve(self, after: int, block_rows: int, blocks: int) -> list[dict[str, Any]]:
+        """The blocks of `GET /evaluation/history`."""
+        return [asdict(block) for block in curve.curve(self._evaluations, after, block_rows, blocks)]
 
     def models(self) -> list[dict[str, Any]]:
         """The body of `GET /models`."""
@@ -368,6 +378,10 @@ def routes_of(desk: Desk) -> APIRouter:
     @routes.get("/evaluation", summary="Rolling errors, in all and by model version", responses=_ok(_OBJECT))
     def evaluate(rows: Rows = None) -> Response:
         return _json(desk.evaluation(rows))
+
+    @routes.get("/evaluation/history", summary="The errors over time, in blocks of rows", responses=_ok(_OBJECT))
+    def curve_of(block_rows: BlockRows = 100, blocks: Blocks = curve.MOST_BLOCKS, after: Behind = 0) -> Response:
+        return _json({"block_rows": block_rows, "blocks": desk.curve(after, block_rows, blocks)})
 
     return routes
 

@@ -21,6 +21,7 @@ TITLES = {
     "generator": "Makes, replays or receives records: the logs `raw` and `outcomes`.",
     "normalizer": "Checks, encodes and standardises: the logs `normalized` and `rejected`.",
     "trainer": "Tests, trains and predicts: the logs `evaluations` and `predictions`, and the model registry.",
+    "dashboard": "Shows the stream, the model and its errors: a reader of the other services' API.",
     "consumer": "Asks for predictions and compares them with the truth: the log `results`.",
 }
 
@@ -45,7 +46,8 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
     app.router.routes[:0] = routes
     if router is not None:
         app.include_router(router)
-    app.include_router(logs.router(service))
+    if service.logs:
+        app.include_router(logs.router(service))
     app.include_router(_shared(service))
     direct = {
         (method, route.path): route.endpoint for route in routes if isinstance(route, Route) for method in route.methods or ()
@@ -71,15 +73,18 @@ def _shared(service: Service) -> APIRouter:
     async def status() -> Response:
         return _json(await to_thread.run_sync(service.describe))
 
-    @routes.get("/schema", summary="JSON Schema of the records in the main log", response_class=Response)
-    async def schema() -> Response:
-        return _json(service.schema)
-
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response)
     async def prometheus() -> Response:
         return Response(
             await to_thread.run_sync(metrics.render, service), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+    if not service.logs:
+        return routes
+
+    @routes.get("/schema", summary="JSON Schema of the records in the main log", response_class=Response)
+    async def schema() -> Response:
+        return _json(service.schema)
 
     return routes
 

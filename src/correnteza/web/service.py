@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -32,7 +32,7 @@ class Service:
         name: its name, as in `correnteza.config.SERVICES`.
         settings: the settings of the pipeline.
         schema: JSON Schema of the rows of its main log.
-        logs: its logs by path; `records` is the main one.
+        logs: its logs by path; `records` is the main one; empty for a service that keeps none.
         events: where its events go.
         store: where its logs are kept; retention is applied to it while the service runs.
         runners: its stages; started and stopped with the server.
@@ -44,6 +44,7 @@ class Service:
         samples: metrics that are particular to it, made of its `/status`.
         flows: what has gone through its stages, as `stage.Flow.plain` tells; None for that of the runners.
         processes: process ids by name; None for this process alone.
+        has_pages: whether the application serves pages: they hold WebSockets, and it is told when the server starts and stops.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Service:
     samples: Callable[[Mapping[str, Any]], Iterable[Sample]] = lambda _: ()
     flows: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
     processes: Callable[[], Mapping[str, int]] | None = None
+    has_pages: bool = False
     stopping: bool = False
     """Set when the server stops, so that waiting requests end."""
     _born: float = field(default_factory=time.monotonic)
@@ -89,13 +91,20 @@ class Service:
             "state": _worst([stage["state"] for stage in stages.values()]),
             "reason": reason or next((stage["reason"] for stage in stages.values() if stage["reason"]), ""),
             "logs": {path: _ends(log) for path, log in self.logs.items()},
-            "lag_rows": sum(stage["lag_rows"] for stage in stages.values()),
-            "lag_s": max((stage["lag_s"] for stage in stages.values()), default=0.0),
-            "rows_per_s": round(sum(stage["rows_per_s"] for stage in stages.values()), 1),
+            **(_pace(stages.values()) if self.logs else {}),
             "stages": stages,
             "events": dict(self.events.counts),
             **self.status(),
         }
+
+
+def _pace(stages: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """How fast a service's stages go, and how far they are behind."""
+    return {
+        "lag_rows": sum(stage["lag_rows"] for stage in stages),
+        "lag_s": max((stage["lag_s"] for stage in stages), default=0.0),
+        "rows_per_s": round(sum(stage["rows_per_s"] for stage in stages), 1),
+    }
 
 
 def _worst(states: list[str]) -> str:
