@@ -348,3 +348,23 @@ def test_an_expert_that_has_all_the_weight_answers_alone() -> None:
     experts = (*(replace(e, weight=0.0) for e in recipe.experts[:-1]), replace(recipe.experts[-1], weight=1.0))
     mixture = build(replace(recipe, experts=experts, local=None), rows, FOREST, PARAMS, Memo())
     np.testing.assert_allclose(mixture.predict(rows.features), mixture.answers(rows.features)[:, -1], rtol=1e-12)
+
+
+# Derived features
+
+
+def test_an_expert_that_does_not_see_derived_features_does_not_depend_on_them() -> None:
+    """Neither in learning nor in its answers, whatever stands in them."""
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(300, 3))
+    targets = features[:, 0] + 3.0 * features[:, 2]
+    other = features.copy()
+    other[:, 2] = rng.normal(size=300)
+    recipe = alone(300)
+    recipe = replace(recipe, experts=(replace(recipe.experts[0], plain=True),))
+    numbers = np.arange(1, 301)
+    made = [build(recipe, Rows(numbers, seen, targets, 3, n_derived=1), FOREST, PARAMS, Memo()) for seen in (features, other)]
+    answers = [mixture.predict(seen) for mixture in made for seen in (features, other)]
+    assert all(np.array_equal(answers[0], each) for each in answers[1:])
+    seeing = fitted(features, targets, 3)
+    assert np.abs(seeing.predict(features) - targets).mean() < 0.5 * np.abs(answers[0] - targets).mean()

@@ -52,7 +52,7 @@ class History:
         for number in numbers:
             before = self.scores.get(number, Score())
             error = self.error(number) * float(self._rng.uniform(0.9, 1.1))
-            self.scores[number] = Score(before.rows + rows, 30.0 * error, 30.0)
+            self.scores[number] = Score(before.rows + rows, 30.0 * error, 30.0, before.total + rows * error)
         at = self.last.at + rows
         bounds = replace(self.bounds, grow_rows=plan.grow_rows(self.last))
         correction = Local(0.0, 0.1, (0.2,)) if local else None
@@ -321,3 +321,30 @@ def test_a_beginning_anew_keeps_nothing() -> None:
     recipe = plan.plan(None, 5000, 7, {1: Score(50, 60.0, 30.0)}, BOUNDS, changed=4990)
     (only,) = recipe.experts
     assert (recipe.scaler_version, only.weight, only.base.first) == (7, 1.0, 5000 - WINDOW_ROWS + 1)
+
+
+# Derived features
+
+
+@pytest.mark.parametrize(("blind_error", "verdict"), [(1.0, "used"), (0.5, "left out")])
+def test_derived_features_stay_only_where_the_error_on_the_same_rows_says_so(blind_error: float, verdict: str) -> None:
+    """A rival that does not see them takes over where it is clearly better, and is dropped where it is not."""
+    history = History(3, replace(BOUNDS, derived=True), lambda number: blind_error if number == 2 else 1.0)
+    first, blind = history.last.experts
+    assert (first.plain, blind.plain, first.weight, blind.weight) == (False, True, 1.0, 0.0)
+    told = []
+    while history.last.at < 2 * plan.TRIAL_ROWS:
+        history.go_on(50)
+        told.append(plan.settled(history.recipes[-2], history.last, history.scores))
+    assert [one for one in told if one] == [one for one in told if f"derived features are {verdict}" in one]
+    assert len([one for one in told if one]) == 1
+    assert history.last.experts[0].plain == (verdict == "left out")
+    history.go_on(50, drift=True)
+    rival = next(expert for expert in history.last.experts[1:] if not expert.retired)
+    assert rival.plain == history.last.experts[0].plain
+
+
+def test_without_derived_features_nothing_is_on_trial() -> None:
+    history = History(3)
+    assert [expert.plain for expert in history.last.experts] == [False]
+    assert plan.settled(None, history.last, {}) == ""

@@ -53,15 +53,22 @@ class Rows:
         features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
         targets: in the target's unit, shape [rows].
         n_numeric: how many of the features are numbers.
+        n_derived: how many of the numbers, the last ones, are derived features.
     """
 
     numbers: Ints
     features: Floats
     targets: Floats
     n_numeric: int
+    n_derived: int = 0
 
-    def between(self, first: int, last: int) -> tuple[Floats, Floats]:
+    def between(self, first: int, last: int, plain: bool = False) -> tuple[Floats, Floats]:
         """Features and targets of the rows `first` to `last`, without those whose target is absurd.
+
+        Args:
+            first: number of the first row.
+            last: number of the last row.
+            plain: whether derived features are hidden: a column of zeros is never split on, and has no slope.
 
         Raises:
             TrainingFailedError: not all of them are at hand.
@@ -69,7 +76,11 @@ class Rows:
         start, stop = np.searchsorted(self.numbers, [first, last + 1])
         if stop - start != last - first + 1:
             raise TrainingFailedError(f"labelled rows {first} to {last} are needed, and {stop - start} of them are at hand")
-        return sound(self.features[start:stop], self.targets[start:stop])
+        features = self.features[start:stop]
+        if plain:
+            features = features.copy()
+            features[:, self.n_numeric - self.n_derived : self.n_numeric] = 0.0
+        return sound(features, self.targets[start:stop])
 
 
 def sound(features: Floats, targets: Floats) -> tuple[Floats, Floats]:
@@ -232,19 +243,19 @@ class _Builder:
     threads: int
 
     def member(self, expert: Expert) -> Member:
-        part, deviation = self.memo.get(base_key(self.recipe, expert), lambda: self._linear(expert.base))
+        part, deviation = self.memo.get(base_key(self.recipe, expert), lambda: self._linear(expert))
         trees: list[Any] = []
         for cohort in expert.cohorts:
             key = cohort_key(self.recipe, expert, cohort)
             self.memo.lacks(key, cohort.kept)
-            grown = self.memo.get(key, lambda: self._grown(part, cohort))  # noqa: B023 - called at once
+            grown = self.memo.get(key, lambda: self._grown(part, expert, cohort))  # noqa: B023 - called at once
             trees += grown[len(grown) - cohort.kept :]
         return Member(part, tuple(trees), deviation)
 
-    def _linear(self, base: Base) -> tuple[Linear, float]:
+    def _linear(self, expert: Expert) -> tuple[Linear, float]:
         """The linear part, and the deviation of the targets."""
-        features, targets = self.rows.between(base.first, base.last)
-        if self._helps(features, targets, base.seed):
+        features, targets = self.rows.between(expert.base.first, expert.base.last, expert.plain)
+        if self._helps(features, targets, expert.base.seed):
             part = linear.fit(features, targets, self.rows.n_numeric)
         else:
             part = linear.none(features, self.rows.n_numeric)
@@ -267,8 +278,8 @@ class _Builder:
             errors.append(float(np.abs(targets[unseen] - guess).mean()))
         return errors[0] < errors[1]
 
-    def _grown(self, part: Linear, cohort: Cohort) -> list[Any]:
-        features, targets = self.rows.between(cohort.first, cohort.last)
+    def _grown(self, part: Linear, expert: Expert, cohort: Cohort) -> list[Any]:
+        features, targets = self.rows.between(cohort.first, cohort.last, expert.plain)
         rest = targets - part.predict(self._prepared(features))[:, 0]
         return list(self._fitted(cohort.trees, features, rest, cohort.seed).estimators_)
 

@@ -7,7 +7,7 @@ the training process.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,6 +77,8 @@ class Jobs:
         recipe, warm = self._recipe(wish, state, window, ancestor, fresh) if self._adaptive else (None, b"")
         newest = ancestor is not None and ancestor.version == wish.version - 1
         expressed = self._rows(state, window, recipe, newest)
+        if recipe is not None and (told := plan.settled(ancestor.recipe if ancestor else None, recipe, state.scores)):
+            wish = replace(wish, reason=f"{wish.reason}; {told}")
         return self._job(wish.version, expressed, recipe, warm), self._meta(wish, expressed, recipe)
 
     def _rows(self, state: State, window: Window, recipe: Recipe | None, newest: bool) -> Expressed:
@@ -104,6 +106,7 @@ class Jobs:
             window_rows=self._settings.window_rows,
             seed=self._settings.seed,
             grow_rows=plan.grow_rows(parent) if parent is not None and automatic else 1,
+            derived=bool(self._schema.derived),
         )
         local = self._local(state, window, parent)
         return plan.plan(parent, state.rows, newest, state.scores, bounds, wish.changed, local), warm

@@ -5,6 +5,9 @@ error rises, a *rival* is begun on the rows since then; it takes the first one's
 better on the same records, and is dropped when it has not, so a false alarm costs time and no error. An
 expert that lost its place is retired: kept as it is for a while, in case its world comes back.
 
+Where there are derived features, the stream begins with a rival that does not see them. So whether they are used is
+decided by the error on the same records, once; later rivals see what the first expert sees.
+
 Each training grows a few trees on the newest rows, in proportion to what is new, and lets the oldest trees
 go; when a window has doubled, the expert is built anew with its linear part.
 
@@ -71,12 +74,14 @@ class Bounds:
         window_rows: most rows of a window.
         seed: of the pipeline.
         grow_rows: fewest new rows for which trees are grown.
+        derived: whether there are derived features.
     """
 
     trees: int
     window_rows: int
     seed: int
     grow_rows: int = 1
+    derived: bool = False
 
 
 def plan(
@@ -101,13 +106,16 @@ def plan(
     """
     if parent is None:
         number = max(scores, default=0) + 1  # nobody else's errors
-        fresh = _built(Expert(number, max(1, at - bounds.window_rows + 1), at, 1.0, Base(1, 1, 0), ()), at, bounds)
-        return Recipe(at, scaler_version, (fresh,), next_number=number + 1)
+        first = Expert(number, max(1, at - bounds.window_rows + 1), at, 1.0, Base(1, 1, 0), ())
+        begun = (first, replace(first, number=number + 1, weight=0.0, plain=True)) if bounds.derived else (first,)
+        experts = tuple(_built(expert, at, bounds) for expert in begun)
+        return Recipe(at, scaler_version, experts, next_number=number + len(experts))
     experts = _succession(parent.experts, scores, bounds)
     number = parent.next_number
     if changed is not None and not _rival(experts):
         start = max(experts[0].start, min(changed, at - RIVAL_ROWS + 1))
-        experts, number = (*experts, Expert(number, start, at, 0.0, Base(1, 1, 0), ())), number + 1
+        rival = Expert(number, start, at, 0.0, Base(1, 1, 0), (), plain=experts[0].plain)
+        experts, number = (*experts, rival), number + 1
     experts = tuple(expert if expert.retired else _renewed(expert, at, bounds) for expert in experts)
     return _weighted(replace(parent, at=at, experts=experts, local=local, next_number=number), scores)
 
@@ -160,12 +168,33 @@ def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score], bounds
         return experts
     tested = scores[rival.number]
     others = tuple(expert for expert in experts if expert not in (first, rival))
-    if tested.rows >= PROOF_ROWS and tested.mean < PROOF * scores[first.number].mean:
+    if _proved(rival, first, scores):
         kept = _kept(first.cohorts, max(1, bounds.trees // RETIRED_SHARE))
         return (rival, *(*others, replace(first, retired=True, cohorts=kept))[-RETIRED:])
     if tested.rows >= TRIAL_ROWS:
         return (first, *others)
     return experts
+
+
+def settled(parent: Recipe | None, recipe: Recipe, scores: Mapping[int, Score]) -> str:
+    """What is decided about derived features from one recipe to the next, in words; empty where nothing is."""
+    first, rival = (None, None) if parent is None else (parent.experts[0], _rival(parent.experts))
+    if first is None or rival is None or rival.plain == first.plain:
+        return ""
+    now = _rival(recipe.experts)
+    if now is not None and now.number == rival.number:
+        return ""
+    seeing, blind = (scores[each.number].overall for each in ((first, rival) if rival.plain else (rival, first)))
+    verdict = "left out" if recipe.experts[0].plain else "used"
+    return f"derived features are {verdict}: the mean error was {seeing:.4g} with them and {blind:.4g} without"
+
+
+def _proved(rival: Expert, first: Expert, scores: Mapping[int, Score]) -> bool:
+    """Whether a rival is to take over; what it sees is settled by the whole trial, for it is settled for good."""
+    mine, other = scores[rival.number], scores[first.number]
+    if rival.plain != first.plain:
+        return mine.rows >= TRIAL_ROWS and mine.overall < PROOF * other.overall
+    return mine.rows >= PROOF_ROWS and mine.mean < PROOF * other.mean
 
 
 def _rival(experts: tuple[Expert, ...]) -> Expert | None:

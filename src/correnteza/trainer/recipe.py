@@ -73,6 +73,7 @@ class Expert:
         base: of its linear part.
         cohorts: oldest first.
         retired: whether it is kept as it is, for a world that may come back.
+        plain: whether it sees the record's own fields alone, and none of the derived features.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Expert:
     base: Base
     cohorts: tuple[Cohort, ...]
     retired: bool = False
+    plain: bool = False
 
     @property
     def last(self) -> int:

@@ -33,16 +33,23 @@ class Score:
         rows: rows that it was tested on.
         errors: sum of its absolute errors, older ones counting less, in the target's unit.
         weight: sum of how much they count.
+        total: sum of its absolute errors, each counting alike, in the target's unit.
     """
 
     rows: int = 0
     errors: float = 0.0
     weight: float = 0.0
+    total: float = 0.0
 
     @property
     def mean(self) -> float:
         """Recent mean absolute error, in the target's unit; infinite before the first row."""
         return self.errors / self.weight if self.weight else float("inf")
+
+    @property
+    def overall(self) -> float:
+        """Mean absolute error of all rows that it was tested on, in the target's unit; infinite before the first."""
+        return self.total / self.rows if self.rows else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ def extended(scores: Mapping[int, Score], numbers: Sequence[int], errors: Floats
     """
     found = [scores.get(number, Score()) for number in numbers]
     sums, weights = [score.errors for score in found], [score.weight for score in found]
+    totals = [score.total for score in found]
     places = range(len(numbers))
     for row in errors.tolist():
         known = [sums[i] / weights[i] for i in places if weights[i]]
@@ -97,12 +105,14 @@ def extended(scores: Mapping[int, Score], numbers: Sequence[int], errors: Floats
         limit = limit if limit > 0.0 else float("inf")
         for i in places:
             if weights[i] and sums[i] > ABSURD * row[i] * weights[i] > 0.0:  # the errors before were those of absurd targets
-                sums[i] = weights[i] = 0.0
-            sums[i] = KEEP * sums[i] + min(row[i], limit, LARGEST)
+                sums[i] = weights[i] = totals[i] = 0.0
+            error = min(row[i], limit, LARGEST)
+            totals[i] += error
+            sums[i] = KEEP * sums[i] + error
             weights[i] = KEEP * weights[i] + 1.0
     rows = len(errors)
     changed = {
-        number: replace(score, rows=score.rows + rows, errors=total, weight=weight)
-        for number, score, total, weight in zip(numbers, found, sums, weights, strict=True)
+        number: replace(score, rows=score.rows + rows, errors=recent, weight=weight, total=total)
+        for number, score, recent, weight, total in zip(numbers, found, sums, weights, totals, strict=True)
     }
     return {**scores, **changed}

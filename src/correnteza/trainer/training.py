@@ -151,7 +151,8 @@ def _mixed(job: Job, memo: Memo) -> Any:
         import joblib
 
         memo.remember(joblib.load(io.BytesIO(job.warm))["estimator"])
-    rows = forest.Rows(job.numbers, job.features, job.targets, len(job.schema.numeric))
+    derived = sum(len(one.columns) for one in job.schema.derived)
+    rows = forest.Rows(job.numbers, job.features, job.targets, len(job.schema.numeric), derived)
     return forest.build(job.recipe, rows, job.estimator, job.params, memo, job.threads)
 
 
