@@ -114,7 +114,7 @@ def _settings(request: Request) -> tuple[config.Settings, tuple[str, ...]]:
     source: dict[str, Any] = {"source": "replay", "path": str(request.file)}
     if request.rows is not None:
         source["limit"] = request.rows
-    settings = config.load(request.config, {"generator": source})
+    settings = config.load(request.config, {"generator": source}, schema_follows=True)
     described = settings.schema_table if "schema_table" in settings.model_fields_set else None
     if described is not None and request.target in (None, described.target):
         return _with(settings, _described(described, request)), ()

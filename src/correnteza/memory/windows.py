@@ -238,9 +238,7 @@ def _std(values: Floats, low: Ints, high: Ints, feature: Feature) -> Floats:
 
 def _ewm(values: Floats, low: Ints, high: Ints, feature: Feature) -> Floats:
     """Weights fall by 1 - 2 / (span + 1) from the last value back, and add up to 1."""
-    span = feature.rows or 1
-    weights = (1.0 - 2.0 / (span + 1.0)) ** np.arange(EWM_SPANS * span, dtype=np.float64)
-    total = np.cumsum(weights)
+    weights, total = ewm_weights(feature.rows or 1)
     found = np.full(len(low), np.nan)
     for places in _pieces(high > low, high - low):
         counts = high[places] - low[places]
@@ -249,6 +247,12 @@ def _ewm(values: Floats, low: Ints, high: Ints, feature: Feature) -> Floats:
         ends = np.cumsum(counts)
         found[places] = _each(np.add, np.append(weighted, 0.0), ends - counts, ends) / total[counts - 1]
     return found
+
+
+def ewm_weights(span: int) -> tuple[Floats, Floats]:
+    """Weights from the last value back, and their sums."""
+    weights = (1.0 - 2.0 / (span + 1.0)) ** np.arange(EWM_SPANS * span, dtype=np.float64)
+    return weights, np.cumsum(weights)
 
 
 _REDUCED: dict[str, Reduced] = {
