@@ -4,6 +4,7 @@ Invariants:
 - The fast path accepts only what `codec.Codec` accepts too, and reads it in the same way; everything
   else goes to the codec, which knows every fault by record and field.
 - A missing field and a null are missing values; an unknown field, the target among them, is refused.
+- A request has at most `MAX_ROWS` records, which is known before memory is taken for each: three bytes make one.
 - Many records are taken column by column; no loop of Python's own goes over them but that for texts.
 """
 
@@ -23,12 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
 
-from correnteza.codec import ECHO, ID_LIMIT, JSON, NDJSON, Codec
+from correnteza.codec import ARROW, ECHO, ID_LIMIT, JSON, NDJSON, Codec
 from correnteza.errors import InputError, Problem
 from correnteza.features import Floats
 from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
 from correnteza.trainer.upstream import columns
 
+MAX_ROWS = 100_000
+"""Most records in one request."""
+_RAW, _RAWS = msgspec.json.Decoder(msgspec.Raw), msgspec.json.Decoder(list[msgspec.Raw])
 _LIST = (b"[", b" ", b"\n", b"\t", b"\r")
 """What a body begins with that may be an array."""
 
@@ -114,6 +118,8 @@ class Reader:
             InputError: it is refused; lists every fault with the record's index and the field.
         """
         media = JSON if content_type is None else content_type.partition(";")[0].strip().lower()
+        if len(body) > MAX_ROWS and media != ARROW:
+            _refuse_more(self._count(body, media))
         if media in (JSON, NDJSON) and _ESCAPED_NUL not in body:
             try:
                 if media == NDJSON:
@@ -126,6 +132,18 @@ class Reader:
             if media == JSON and (question := self._columns_asked(body)) is not None:
                 return question
         return self._slowly(body, content_type)
+
+    def _count(self, body: bytes, media: str) -> int:
+        """How many records there are, or, where that is not too many, an upper bound of it."""
+        at_most = max(body.count(b"{"), body.count(b"["))
+        if at_most <= MAX_ROWS:
+            return at_most
+        try:
+            if media == NDJSON:
+                return len(_RAW.decode_lines(body))
+            return len(_RAWS.decode(body if body[:1] in _LIST else self._columns.decode(body).rows))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return 0  # it is no sequence of records, and will be refused as what it is
 
     def _one_asked(self, record: Any) -> Question:
         row = msgspec.structs.astuple(record)
@@ -164,6 +182,7 @@ class Reader:
         if decoded.problems:
             raise _refused([self._explained(problem) for problem in decoded.problems])
         batch = decoded.batch
+        _refuse_more(batch.num_rows)
         texts = np.empty((batch.num_rows, len(self._schema.categories)), object)
         for place, name in enumerate(self._schema.categories):
             texts[:, place] = pc.fill_null(batch[name], "").to_numpy(zero_copy_only=False)
@@ -283,6 +302,11 @@ def _texts_of_batch(batch: pa.RecordBatch) -> pa.Array:
 
 def _json(value: str) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _refuse_more(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise InputError(f"the request has {rows:,} records; send at most {MAX_ROWS:,} at a time", status=413)
 
 
 def _uneven(found: _AnyColumns) -> Iterator[Problem]:
