@@ -62,7 +62,7 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
         (method, route.path): route.endpoint for route in routes if isinstance(route, Route) for method in route.methods or ()
     }
     app.outermost = Limits(super(Application, app).__call__, service, direct)
-    document(app, {("get", one.path): one.openapi() for one in of_logs})
+    document(app, {("get", one.path): one.openapi() for one in of_logs}, behind=True)
     return app
 
 
