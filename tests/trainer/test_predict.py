@@ -314,6 +314,15 @@ def test_swaps_under_concurrent_requests_give_no_failed_and_no_mixed_answer(worl
         assert told == {(version, version, 0.0, 2.0 * version)}
 
 
+@pytest.mark.parametrize("record", [{"kind": ""}, {"kind": None}, {}, {"kind": "a", "id": 10**200}])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_posts_refuse_questions_refuse_too(record: dict[str, Any], many: bool) -> None:
+    reader = Reader(Schema((Field("kind", "category", required=True),), target="y"))
+    with pytest.raises(InputError) as refused:
+        reader.read(json.dumps([record] if many else record).encode(), None)
+    assert refused.value.problems[0].field == ("id" if "id" in record else "kind")
+
+
 def forms_of(rows: int) -> dict[str, tuple[bytes, str]]:
     """So many records of next to nothing, in each form."""
     empty = pa.RecordBatch.from_arrays([pa.array([""] * rows)], names=["kind"])

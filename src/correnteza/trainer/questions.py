@@ -10,24 +10,23 @@ Invariants:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import Meta
 
-from correnteza.codec import ARROW, ECHO, ID_LIMIT, JSON, NDJSON, Codec
+from correnteza import validation
+from correnteza.codec import ARROW, ECHO, JSON, NDJSON, Codec
 from correnteza.errors import InputError, Problem
 from correnteza.features import Floats
-from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
+from correnteza.records import ID, Field, Schema
 from correnteza.trainer.upstream import columns
 
 MAX_ROWS = 100_000
@@ -39,7 +38,6 @@ _LIST = (b"[", b" ", b"\n", b"\t", b"\r")
 _ESCAPED_NUL = b"\\u0000"
 """A NUL can only come in this way; texts with it are refused, and rare enough for the slow path to say so."""
 
-_ID: Any = Annotated[str, Meta(max_length=ID_LIMIT)] | int
 _ORDERS = 16
 """Orders of columns whose decoders are kept."""
 _AT_ONCE = 500
@@ -232,7 +230,7 @@ class _Order:
     """
 
     def __init__(self, schema: Schema, names: tuple[str, ...]) -> None:
-        types = {ID: _ID | None, **{field.name: _type(field) for field in schema.fields}}
+        types = {ID: validation.ACCEPTED_ID | None, **{field.name: _type(field) for field in schema.fields}}
         missing = {field.name for field in schema.fields if field.required} - {*names}
         if len({*names}) != len(names) or not names or missing:
             raise KeyError(names)
@@ -331,7 +329,7 @@ def _struct(schema: Schema) -> Any:
     """A msgspec type for one record: id, numbers, categories, then the other fields; attributes are f0, f1, ..."""
     names = dict.fromkeys((*schema.features, *(f.name for f in schema.fields)))
     by_name = {f.name: f for f in schema.fields}
-    fields: list[tuple[Any, ...]] = [(ID, _ID | None, None)]
+    fields: list[tuple[Any, ...]] = [(ID, validation.ACCEPTED_ID | None, None)]
     fields += [(f"f{i}", _type(by_name[name]), *(() if by_name[name].required else (None,))) for i, name in enumerate(names)]
     rename = {f"f{i}": name for i, name in enumerate(names)}
     return msgspec.defstruct(
@@ -340,19 +338,6 @@ def _struct(schema: Schema) -> Any:
 
 
 def _type(field: Field) -> Any:
-    kind: Any = {
-        "float": Annotated[float, _bounds(field, MAGNITUDE_LIMIT)],
-        "integer": Annotated[int, _bounds(field, INTEGER_LIMIT)],
-        "category": Annotated[str, Meta(max_length=TEXT_LIMIT)] | Annotated[int, Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)],
-        "text": Annotated[str, Meta(max_length=TEXT_LIMIT)],
-        "timestamp": datetime,
-    }[field.kind]
-    return kind if field.required else kind | None
-
-
-def _bounds(field: Field, limit: float) -> Meta:
-    low = -limit if field.minimum is None else field.minimum
-    high = limit if field.maximum is None else field.maximum
-    if field.kind == "integer":
-        low, high = math.ceil(low), math.floor(high)
-    return Meta(ge=low, le=high)
+    if field.kind != "timestamp":
+        return validation.accepted(field)
+    return datetime if field.required else datetime | None
