@@ -355,6 +355,7 @@ WRITTEN_TIMES = st.sampled_from(
 )
 @example([GOOD, {**GOOD, "at": "2026-01-31"}])
 @example([{**GOOD, "kind": ""}, {**GOOD, "id": 0}, {**GOOD, "note.text-1": "\0"}, {**GOOD, "id": ""}])
+@example([{**GOOD, "id": number} for number in (2**53, 2**53 + 1, 10**199, 10**200, 10**4000)])
 @settings(deadline=None)
 def test_what_is_accepted_at_once_is_valid_and_read_in_the_same_way_alone_and_together(values: list[Any]) -> None:
     bodies = [as_json(value) for value in values]

@@ -91,7 +91,7 @@ class Codec:
         self._target = not partial
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
-        self._valid = msgspec.json.Decoder(_struct(schema, partial, validation.accepted))
+        self._valid = msgspec.json.Decoder(_struct(schema, partial, validation.accepted, validation.ACCEPTED_ID))
         self._times = [a for a, f in zip(self._attributes, schema.fields, strict=True) if f.kind == "timestamp"]
 
     def decode(self, body: bytes, content_type: str | None) -> Decoded:
@@ -213,12 +213,16 @@ def _media(content_type: str | None) -> str:
     return JSON if content_type is None else content_type.partition(";")[0].strip().lower() or JSON
 
 
-def _struct(schema: Schema, partial: bool, type_of: Callable[[Field], Any] = lambda field: _TYPES[field.kind]) -> Any:
+def _lenient(field: Field) -> Any:
+    return _TYPES[field.kind]
+
+
+def _struct(schema: Schema, partial: bool, type_of: Callable[[Field], Any] = _lenient, id_type: Any = _Id | int) -> Any:
     """A msgspec type for one record; attributes are f0, f1, ... because field names may be any text."""
     empty = (None,) if partial else ()
     fields = [(f"f{i}", type_of(f), *empty) for i, f in enumerate(schema.fields)]
     names = {f"f{i}": f.name for i, f in enumerate(schema.fields)}
-    optional: list[tuple[Any, ...]] = [("id", _Id | int | None, None)]
+    optional: list[tuple[Any, ...]] = [("id", id_type | None, None)]
     if not partial:
         optional.append(("target", type_of(Field(schema.target, "float")), None))
         names["target"] = schema.target

@@ -231,10 +231,10 @@ def empty(schema: pa.Schema) -> pa.RecordBatch:
 
 def as_batch(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
     """One contiguous batch of a table's rows, its columns cast to `schema` and in its order."""
+    parts = table.to_batches()
+    batch = parts[0] if len(parts) == 1 else pa.concat_batches(parts) if parts else empty(table.schema)
     columns = []
     for field in schema:
-        column = table[field.name].combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        column = batch.column(field.name)
         columns.append(column if column.type == field.type else column.cast(field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -23,6 +23,10 @@ Mask = npt.NDArray[np.bool_]
 
 ID_LIMIT = 200
 """Longest id, in characters."""
+ACCEPTED_ID: Any = (
+    Annotated[str, msgspec.Meta(max_length=ID_LIMIT)] | Annotated[int, msgspec.Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
+)
+"""The rules for an id as a type for msgspec; see `accepted`."""
 NUL = "\0"
 """SQLite's own functions and most C libraries end a text there, so it would not be the same text everywhere."""
 WITHOUT_NUL = "^[^\\u0000]*$"
@@ -95,7 +99,7 @@ def accepted(field: Field) -> Any:
     """The rules for one value as a type for msgspec: what it takes from JSON is valid, except that a time is any text.
 
     A decoder made of these says yes at once to what is right. It is too strict on NUL, which JSON can only have as
-    an escape, and on very large whole numbers for categories; what it refuses must be looked at with `problems`.
+    an escape, and on very large whole numbers for ids and categories; what it refuses must be looked at with `problems`.
     """
     shortest = int(field.required)  # the empty text is a missing value
     text = Annotated[str, msgspec.Meta(min_length=shortest, max_length=TEXT_LIMIT)]

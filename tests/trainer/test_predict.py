@@ -20,7 +20,7 @@ from correnteza.codec import ARROW, NDJSON, arrow_stream
 from correnteza.errors import InputError
 from correnteza.records import Field, Schema
 from correnteza.trainer.predict import INLINE_BYTES, INLINE_ROWS, openapi
-from correnteza.trainer.questions import Question, Reader, texts_of
+from correnteza.trainer.questions import MAX_ROWS, Question, Reader, texts_of
 
 from .asking import JSON_TYPE, SCHEMA, Asking
 
@@ -312,6 +312,40 @@ def test_swaps_under_concurrent_requests_give_no_failed_and_no_mixed_answer(worl
         version = answer[0]["model_version"]
         told = {(a["model_version"], a["prediction"], a["lower"], a["upper"]) for a in answer}
         assert told == {(version, version, 0.0, 2.0 * version)}
+
+
+@pytest.mark.parametrize("record", [{"kind": ""}, {"kind": None}, {}, {"kind": "a", "id": 10**200}])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_posts_refuse_questions_refuse_too(record: dict[str, Any], many: bool) -> None:
+    reader = Reader(Schema((Field("kind", "category", required=True),), target="y"))
+    with pytest.raises(InputError) as refused:
+        reader.read(json.dumps([record] if many else record).encode(), None)
+    assert refused.value.problems[0].field == ("id" if "id" in record else "kind")
+
+
+def forms_of(rows: int) -> dict[str, tuple[bytes, str]]:
+    """So many records of next to nothing, in each form."""
+    empty = pa.RecordBatch.from_arrays([pa.array([""] * rows)], names=["kind"])
+    return {
+        "array": (b"[" + b",".join([b"{}"] * rows) + b"]", JSON_TYPE),
+        "ndjson": (b"{}\n" * rows, NDJSON),
+        "columns": (b'{"columns":["kind"],"rows":[' + b",".join([b'["a"]'] * rows) + b"]}", JSON_TYPE),
+        "arrow": (arrow_stream(empty), ARROW),
+    }
+
+
+@pytest.mark.parametrize("form", forms_of(0))
+def test_a_request_has_a_most_number_of_records_in_every_form(form: str) -> None:
+    reader = Reader(SCHEMA)
+    assert len(reader.read(*forms_of(MAX_ROWS)[form]).ids) == MAX_ROWS
+    with pytest.raises(InputError, match="has 100,001 records; send at most 100,000 at a time") as refused:
+        reader.read(*forms_of(MAX_ROWS + 1)[form])
+    assert refused.value.status == 413
+
+
+def test_braces_in_texts_are_no_records() -> None:
+    notes = [{"note": "{[" * 4_000} for _ in range(60)]
+    assert len(Reader(SCHEMA).read(json.dumps(notes).encode(), None).ids) == 60
 
 
 def test_the_documented_examples_are_accepted() -> None:

@@ -157,13 +157,15 @@ class NormalizerStage:
         encoded = {name: encode(state.codes[name], valid.column(name), self.settings.max_categories) for name in state.codes}
         first = () if state.rows or not records.num_rows else (first_version(len(self.schema.numeric)),)
         versions = (*first, *advanced.new)
-        outputs = {
-            "normalized": self._normalized(valid, advanced, encoded),
-            "rejected": _rejected(records, problems),
-            "scalers": scaler_rows(self.schema.numeric, versions),
-            "categories": category_rows(encoded, offsets),
-            **derived.outputs,
-        }
+        outputs: dict[str, pa.RecordBatch] = dict(derived.outputs)
+        if valid.num_rows:
+            outputs["normalized"] = self._normalized(valid, advanced, encoded)
+        if problems:
+            outputs["rejected"] = _rejected(records, problems)
+        if versions and self.schema.numeric:
+            outputs["scalers"] = scaler_rows(self.schema.numeric, versions)
+        if any(done.new for done in encoded.values()):
+            outputs["categories"] = category_rows(encoded, offsets)
         return Step(
             {name: rows for name, rows in outputs.items() if rows.num_rows},
             NormalizerState(
@@ -181,7 +183,7 @@ class NormalizerStage:
         )
 
     def _normalized(self, valid: pa.RecordBatch, advanced: Advanced, encoded: Mapping[str, Encoded]) -> pa.RecordBatch:
-        schema = self.schema
+        schema, wanted = self.schema, self.outputs["normalized"]
         columns: dict[str, pa.Array] = {
             "raw_offset": valid.column(OFFSET),
             "scaler_version": pa.array(advanced.versions),
@@ -191,7 +193,7 @@ class NormalizerStage:
             columns[name] = pa.array(np.ascontiguousarray(advanced.standardised[:, place]), from_pandas=True)  # NaN to null
         rest = (ID, schema.target, *([schema.timestamp] if schema.timestamp else []))
         columns.update({name: valid.column(name) for name in rest})
-        return pa.RecordBatch.from_arrays([columns[name] for name in schema.normalized.names], schema=schema.normalized)
+        return pa.RecordBatch.from_arrays([columns[name] for name in wanted.names], schema=wanted)
 
     def _new_versions(self, versions: Sequence[Version]) -> list[Event]:
         events = []

@@ -24,13 +24,14 @@ from correnteza.errors import NoModelError
 from correnteza.records import Schema
 from correnteza.trainer.answers import Answered, Answers, Ids
 from correnteza.trainer.predictor import Predictor
-from correnteza.trainer.questions import Question, Reader
+from correnteza.trainer.questions import MAX_ROWS, Question, Reader
 from correnteza.trainer.replies import EXAMPLE, Answer, encode, media_for
 from correnteza.web.plain import read_body, send_body
 
 PATH = "/predict"
-DESCRIPTION = """Missing fields are missing values. The answer to an array is an array in the same order; so is that to
-NDJSON, to an Arrow stream, and to records by columns. `Accept` chooses JSON, NDJSON or an Arrow stream for the answer."""
+DESCRIPTION = f"""Missing fields are missing values. The answer to an array is an array in the same order; so is that to
+NDJSON, to an Arrow stream, and to records by columns. `Accept` chooses JSON, NDJSON or an Arrow stream for the answer.
+At most {MAX_ROWS:,} records at a time."""
 INLINE_BYTES = 4096
 INLINE_ROWS = 64
 """Larger requests are answered from a thread."""

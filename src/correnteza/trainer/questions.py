@@ -4,38 +4,40 @@ Invariants:
 - The fast path accepts only what `codec.Codec` accepts too, and reads it in the same way; everything
   else goes to the codec, which knows every fault by record and field.
 - A missing field and a null are missing values; an unknown field, the target among them, is refused.
+- A request has at most `MAX_ROWS` records, which is known before memory is taken for each: three bytes make one.
 - Many records are taken column by column; no loop of Python's own goes over them but that for texts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import Meta
 
-from correnteza.codec import ECHO, ID_LIMIT, JSON, NDJSON, Codec
+from correnteza import validation
+from correnteza.codec import ARROW, ECHO, JSON, NDJSON, Codec
 from correnteza.errors import InputError, Problem
 from correnteza.features import Floats
-from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
+from correnteza.records import ID, Field, Schema
 from correnteza.trainer.upstream import columns
 
+MAX_ROWS = 100_000
+"""Most records in one request."""
+_RAW, _RAWS = msgspec.json.Decoder(msgspec.Raw), msgspec.json.Decoder(list[msgspec.Raw])
 _LIST = (b"[", b" ", b"\n", b"\t", b"\r")
 """What a body begins with that may be an array."""
 
 _ESCAPED_NUL = b"\\u0000"
 """A NUL can only come in this way; texts with it are refused, and rare enough for the slow path to say so."""
 
-_ID: Any = Annotated[str, Meta(max_length=ID_LIMIT)] | int
 _ORDERS = 16
 """Orders of columns whose decoders are kept."""
 _AT_ONCE = 500
@@ -114,6 +116,8 @@ class Reader:
             InputError: it is refused; lists every fault with the record's index and the field.
         """
         media = JSON if content_type is None else content_type.partition(";")[0].strip().lower()
+        if len(body) > MAX_ROWS and media != ARROW:
+            _refuse_more(self._count(body, media))
         if media in (JSON, NDJSON) and _ESCAPED_NUL not in body:
             try:
                 if media == NDJSON:
@@ -126,6 +130,18 @@ class Reader:
             if media == JSON and (question := self._columns_asked(body)) is not None:
                 return question
         return self._slowly(body, content_type)
+
+    def _count(self, body: bytes, media: str) -> int:
+        """How many records there are, or, where that is not too many, an upper bound of it."""
+        at_most = max(body.count(b"{"), body.count(b"["))
+        if at_most <= MAX_ROWS:
+            return at_most
+        try:
+            if media == NDJSON:
+                return len(_RAW.decode_lines(body))
+            return len(_RAWS.decode(body if body[:1] in _LIST else self._columns.decode(body).rows))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return 0  # it is no sequence of records, and will be refused as what it is
 
     def _one_asked(self, record: Any) -> Question:
         row = msgspec.structs.astuple(record)
@@ -164,6 +180,7 @@ class Reader:
         if decoded.problems:
             raise _refused([self._explained(problem) for problem in decoded.problems])
         batch = decoded.batch
+        _refuse_more(batch.num_rows)
         texts = np.empty((batch.num_rows, len(self._schema.categories)), object)
         for place, name in enumerate(self._schema.categories):
             texts[:, place] = pc.fill_null(batch[name], "").to_numpy(zero_copy_only=False)
@@ -213,7 +230,7 @@ class _Order:
     """
 
     def __init__(self, schema: Schema, names: tuple[str, ...]) -> None:
-        types = {ID: _ID | None, **{field.name: _type(field) for field in schema.fields}}
+        types = {ID: validation.ACCEPTED_ID | None, **{field.name: _type(field) for field in schema.fields}}
         missing = {field.name for field in schema.fields if field.required} - {*names}
         if len({*names}) != len(names) or not names or missing:
             raise KeyError(names)
@@ -285,6 +302,11 @@ def _json(value: str) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _refuse_more(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise InputError(f"the request has {rows:,} records; send at most {MAX_ROWS:,} at a time", status=413)
+
+
 def _uneven(found: _AnyColumns) -> Iterator[Problem]:
     for index, row in enumerate(found.rows):
         if not isinstance(row, list) or len(row) != len(found.columns):
@@ -307,7 +329,7 @@ def _struct(schema: Schema) -> Any:
     """A msgspec type for one record: id, numbers, categories, then the other fields; attributes are f0, f1, ..."""
     names = dict.fromkeys((*schema.features, *(f.name for f in schema.fields)))
     by_name = {f.name: f for f in schema.fields}
-    fields: list[tuple[Any, ...]] = [(ID, _ID | None, None)]
+    fields: list[tuple[Any, ...]] = [(ID, validation.ACCEPTED_ID | None, None)]
     fields += [(f"f{i}", _type(by_name[name]), *(() if by_name[name].required else (None,))) for i, name in enumerate(names)]
     rename = {f"f{i}": name for i, name in enumerate(names)}
     return msgspec.defstruct(
@@ -316,19 +338,6 @@ def _struct(schema: Schema) -> Any:
 
 
 def _type(field: Field) -> Any:
-    kind: Any = {
-        "float": Annotated[float, _bounds(field, MAGNITUDE_LIMIT)],
-        "integer": Annotated[int, _bounds(field, INTEGER_LIMIT)],
-        "category": Annotated[str, Meta(max_length=TEXT_LIMIT)] | Annotated[int, Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)],
-        "text": Annotated[str, Meta(max_length=TEXT_LIMIT)],
-        "timestamp": datetime,
-    }[field.kind]
-    return kind if field.required else kind | None
-
-
-def _bounds(field: Field, limit: float) -> Meta:
-    low = -limit if field.minimum is None else field.minimum
-    high = limit if field.maximum is None else field.maximum
-    if field.kind == "integer":
-        low, high = math.ceil(low), math.floor(high)
-    return Meta(ge=low, le=high)
+    if field.kind != "timestamp":
+        return validation.accepted(field)
+    return datetime if field.required else datetime | None

@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from correnteza.codec import JSON
 from correnteza.web import logs, metrics, problems
@@ -26,7 +27,17 @@ TITLES = {
 }
 
 
-def create_app(service: Service, router: APIRouter | None = None, routes: Sequence[BaseRoute] = ()) -> FastAPI:
+class Application(FastAPI):
+    """A FastAPI application whose outermost layer is ours: those around it cost a small answer a quarter of its time."""
+
+    outermost: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        await self.outermost(scope, receive, send)
+
+
+def create_app(service: Service, router: APIRouter | None = None, routes: Sequence[BaseRoute] = ()) -> Application:
     """A FastAPI application with the shared routes of all services.
 
     Args:
@@ -34,7 +45,7 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
         router: the service's own routes.
         routes: plain ASGI routes, taken before all others; to be documented with `plain.document`.
     """
-    app = FastAPI(
+    app = Application(
         title=f"Correnteza {service.name}",
         description=TITLES.get(service.name, ""),
         version=service.describe()["version"],
@@ -52,8 +63,8 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
     direct = {
         (method, route.path): route.endpoint for route in routes if isinstance(route, Route) for method in route.methods or ()
     }
-    app.add_middleware(Limits, service=service, direct=direct)
-    document(app, {("get", one.path): one.openapi() for one in of_logs})
+    app.outermost = Limits(super(Application, app).__call__, service, direct)
+    document(app, {("get", one.path): one.openapi() for one in of_logs}, behind=True)
     return app
 
 

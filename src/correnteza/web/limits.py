@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from correnteza.errors import CorrentezaError, InputError
-from correnteza.web.problems import of_error, problem
+from correnteza.web.problems import of_error, of_unexpected, problem
 from correnteza.web.requests import OTHER
 from correnteza.web.service import Service
 
@@ -24,13 +24,12 @@ _ALWAYS = ("/health/", "/metrics")
 
 
 class Limits:
-    """ASGI middleware.
+    """The outermost ASGI application.
 
     Args:
-        app: what it wraps.
+        app: the application inside.
         service: whose settings hold and where answers are counted.
-        direct: plain ASGI endpoints by method and path, which are called from here: the layers between cost
-            an answer of `POST /predict` an eighth of its time.
+        direct: plain ASGI endpoints by method and path, which are called from here, around all other layers.
     """
 
     def __init__(self, app: ASGIApp, service: Service, direct: Mapping[tuple[str, str], ASGIApp] | None = None) -> None:
@@ -63,10 +62,13 @@ class Limits:
         self._in_flight += 1
         try:
             await self._limited(scope, receive, counted)
-        except Exception:
-            if not started:  # the answer comes from the layer around this one
-                self._count(scope, 500, time.perf_counter() - began)
-            raise
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if started:  # the application inside has answered, or nobody can any more
+                raise
+            answer = of_error(error) if isinstance(error, CorrentezaError) else of_unexpected(error, scope["path"])
+            await answer(scope, receive, counted)
         finally:
             self._in_flight -= 1
 
@@ -81,17 +83,8 @@ class Limits:
         if endpoint is None:
             await self._app(scope, receive, send)
         else:
-            await self._directly(endpoint, scope, receive, send)
-
-    async def _directly(self, endpoint: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call a plain endpoint; its errors are answered as the application's handlers would."""
-        scope["endpoint"] = endpoint
-        try:
+            scope["endpoint"] = endpoint
             await endpoint(scope, receive, send)
-        except CorrentezaError as error:
-            await of_error(error)(scope, receive, send)
-        except ClientDisconnect:
-            return
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route") or scope.get("endpoint"), "path", OTHER)

@@ -49,12 +49,13 @@ async def send_body(send: Send, status: int, media: str, body: bytes, headers: I
     await send({"type": "http.response.body", "body": body})
 
 
-def document(app: FastAPI, operations: Mapping[tuple[str, str], dict[str, Any]]) -> None:
-    """Put plain endpoints into the OpenAPI document, in front of the others.
+def document(app: FastAPI, operations: Mapping[tuple[str, str], dict[str, Any]], behind: bool = False) -> None:
+    """Put plain endpoints into the OpenAPI document.
 
     Args:
         app: the application that has them as routes.
         operations: what each does, by method (`post`) and path; the answers that every route may give are added.
+        behind: whether their paths stand behind the others and not in front.
     """
     generate = app.openapi
 
@@ -63,8 +64,9 @@ def document(app: FastAPI, operations: Mapping[tuple[str, str], dict[str, Any]])
         paths: dict[str, Any] = {path: {} for _, path in operations}
         for (method, path), operation in operations.items():
             operation["responses"].update({str(status): answer for status, answer in RESPONSES.items()})
-            paths[path] = {**made["paths"].get(path, {}), **paths[path], method: operation}
-        made["paths"] = {**paths, **{path: about for path, about in made["paths"].items() if path not in paths}}
+            paths[path] = {**paths[path], **made["paths"].get(path, {}), method: operation}
+        others = {path: about for path, about in made["paths"].items() if path not in paths}
+        made["paths"] = {**others, **paths} if behind else {**paths, **others}
         return made
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -102,6 +102,12 @@ def of_error(error: CorrentezaError) -> Response:
     return problem(status, str(error), **extra)
 
 
+def of_unexpected(error: Exception, path: str) -> Response:
+    """The answer where something went wrong that nobody foresaw; the log output says what."""
+    structlog.get_logger().error("request_failed", path=path, error=repr(error))
+    return problem(500, f"unexpected {type(error).__name__}; the service's log has the details")
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of an application in this form."""
 
@@ -129,8 +135,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        structlog.get_logger().error("request_failed", path=request.url.path, error=repr(error))
-        return problem(500, f"unexpected {type(error).__name__}; the service's log has the details")
+        return of_unexpected(error, request.url.path)
 
 
 def _of_cause(cause: BaseException | None) -> Response | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastapi import FastAPI
-
 from correnteza.config import Settings
 from correnteza.events import Events
 from correnteza.trainer.predict import Serving
@@ -13,12 +11,13 @@ from correnteza.trainer.protocols import by_version, download, mlflow, v2
 from correnteza.trainer.protocols.asking import Desk, Engine, Versions
 from correnteza.trainer.protocols.forms import Forms
 from correnteza.trainer.registry import Registry
+from correnteza.web import Application
 
 __all__ = ["Desk", "Engine", "Versions", "install"]
 
 
 def install(
-    app: FastAPI,
+    app: Application,
     settings: Settings,
     engine: Engine,
     registry: Registry,
@@ -44,4 +43,4 @@ def install(
     app.include_router(mlflow.routes_of(desk))
     app.include_router(by_version.routes_of(schema, versions))
     app.include_router(download.routes_of(name, registry, told))
-    app.add_middleware(Forms, forms=(v2.FORM, mlflow.FORM))
+    app.outermost = Forms(app.outermost, (v2.FORM, mlflow.FORM))

@@ -12,12 +12,11 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from correnteza.codec import JSON
-from correnteza.web.problems import MEDIA_TYPE, problem
+from correnteza.web.problems import MEDIA_TYPE
 
 TOLD_FAULTS = 20
 """Most faults of single records in one message."""
@@ -37,7 +36,7 @@ class Form:
 
 
 class Forms:
-    """ASGI middleware that writes problem+json as the protocol of the path has it.
+    """A layer around an application that writes problem+json as the protocol of the path has it.
 
     Args:
         app: what it wraps.
@@ -58,20 +57,16 @@ class Forms:
         translation = _Translation(form, send)
         try:
             await self._app(scope, receive, translation.send)
-        except Exception as error:
-            if translation.started:
+        except Exception:
+            if not translation.whole:  # the answer to what nobody foresaw is given before that is raised again
                 raise
-            structlog.get_logger().error("request_failed", path=path, error=repr(error))
-            await problem(500, f"unexpected {type(error).__name__}; the service's log has the details")(
-                scope, receive, translation.send
-            )
 
 
 class _Translation:
     """The messages of one answer; those of a problem are held back until it is whole."""
 
     def __init__(self, form: Form, send: Send) -> None:
-        self.started = False
+        self.whole = False
         self._form = form
         self._send = send
         self._start: Message | None = None
@@ -79,7 +74,6 @@ class _Translation:
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""
-        self.started = True
         if message["type"] == "http.response.start" and (b"content-type", MEDIA_TYPE.encode()) in message["headers"]:
             self._start = message
         elif self._start is None:
@@ -98,6 +92,7 @@ class _Translation:
         headers = [*kept, (b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+        self.whole = True
 
 
 def message_of(found: Mapping[str, Any]) -> str:
