@@ -53,11 +53,12 @@ test: $(VENV)/installed-test $(VENV)/prometheus
 	@$(BIN)/pytest $(ARGS)
 
 # Some tests need the real Prometheus. Whoever may install it gets it; without it they are skipped, and fail under CI=true.
-# Its own service is not started.
+# The service that Debian's package starts is not wanted.
 $(VENV)/prometheus:
 	@command -v promtool >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-		apt-get install -qq -y --no-install-recommends prometheus >/dev/null; } || true
+		apt-get install -qq -y --no-install-recommends prometheus >/dev/null && \
+		systemctl disable --now prometheus >/dev/null 2>&1; } || true
 	@mkdir -p $(VENV) && touch $@
 
 docs: install
