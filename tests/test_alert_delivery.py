@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -294,3 +297,45 @@ def test_nothing_is_concluded_once_it_is_asked_to_stop(tmp_path: Path) -> None:
     watching = Watcher(settings, told, (), stopping)
     watching.look()
     assert told.told == []
+
+
+def test_the_command_alone_watches_until_it_is_interrupted_though_run_should_not(tmp_path: Path) -> None:
+    toml = tmp_path / "correnteza.toml"
+    toml.write_text(
+        f"""
+[pipeline]
+data_dir = "{tmp_path}"
+
+[services]
+port_base = {free_port()}
+log_format = "json"
+
+[alerts]
+enabled = false
+every_s = 0.1
+command = [{sys.executable!r}, "-c", "import sys; open({str(tmp_path / "told")!r}, 'a').write(sys.stdin.read())"]
+
+[[alerts.conditions]]
+name = "service_down"
+metric = "up"
+comparison = "<"
+threshold = 1
+for_s = 0
+labels = {{ service = "trainer" }}
+"""
+    )
+    command = [sys.executable, "-m", "correnteza", "alerts", "--config", str(toml)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 0
+    assert [line["event"] for line in lines] == ["watching", "alert_firing"]
+    assert [a["service"] for a in json.loads((tmp_path / "told").read_text())["firing"]] == ["trainer"]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return min(port, 60_000)
