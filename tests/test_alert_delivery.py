@@ -269,7 +269,7 @@ def test_a_service_that_dies_and_comes_back_is_two_signed_messages(tmp_path: Pat
                 raise ConnectionError
             return ""
 
-        watching = Watcher(settings, told, watcher(settings, told)._outboxes, fetch)
+        watching = Watcher(settings, told, watcher(settings, told)._outboxes, fetch=fetch)
         watching.start()
         try:
             receiver.wait(1)
@@ -294,7 +294,7 @@ def test_nothing_is_concluded_once_it_is_asked_to_stop(tmp_path: Path) -> None:
         watching.ask_to_stop()
         raise ConnectionError
 
-    watching = Watcher(settings, told, (), stopping)
+    watching = Watcher(settings, told, (), fetch=stopping)
     watching.look()
     assert told.told == []
 
