@@ -45,6 +45,8 @@ def updated(page: str) -> str:
             "commands": commands_part,
             "calls": lambda: calls_part(built),
             "logs": lambda: logs_part(built),
+            "metrics": metrics_part,
+            "alerts": alerts_part,
         }
         return MARKED.sub(lambda found: found[1] + "\n".join(parts[found[2]]()) + "\n" + found[3], page)
 
@@ -213,6 +215,29 @@ def logs_part(built: Mapping[str, tuple[Any, Any, Any]]) -> Iterator[str]:
             columns = ", ".join(f"{field.name} {_type(field.type)}" for field in log.schema)
             rows.append((name, f"`{log.name}`", " ".join(paths.get(log.name, ["-"])), columns))
     yield from table(("service", "log", "path", "columns after `offset`"), rows)
+
+
+def metrics_part() -> Iterator[str]:
+    """Every family of metrics."""
+    from correnteza.metrics import FAMILIES
+
+    rows = []
+    for family in FAMILIES.values():
+        labels = ", ".join(family.labels) or "-"
+        rows.append((family.service or "every service", f"`{family.name}`", family.kind, family.unit, labels, family.help))
+    yield from table(("service", "metric", "type", "unit", "labels", "meaning"), rows)
+
+
+def alerts_part() -> Iterator[str]:
+    """Every built-in condition."""
+    from correnteza.alerts.conditions import conditions_of
+    from correnteza.config import Settings
+
+    rows = [
+        (f"`{c.name}`", f"`{c.metric} {c.comparison} {c.threshold:g}`", f"{c.for_s:g} s", c.meaning)
+        for c in conditions_of(Settings())
+    ]
+    yield from table(("alert", "fires when", "for", "which means"), rows)
 
 
 def _type(kind: Any) -> str:

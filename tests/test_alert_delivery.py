@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -266,7 +269,7 @@ def test_a_service_that_dies_and_comes_back_is_two_signed_messages(tmp_path: Pat
                 raise ConnectionError
             return ""
 
-        watching = Watcher(settings, told, watcher(settings, told)._outboxes, fetch)
+        watching = Watcher(settings, told, watcher(settings, told)._outboxes, fetch=fetch)
         watching.start()
         try:
             receiver.wait(1)
@@ -291,6 +294,48 @@ def test_nothing_is_concluded_once_it_is_asked_to_stop(tmp_path: Path) -> None:
         watching.ask_to_stop()
         raise ConnectionError
 
-    watching = Watcher(settings, told, (), stopping)
+    watching = Watcher(settings, told, (), fetch=stopping)
     watching.look()
     assert told.told == []
+
+
+def test_the_command_alone_watches_until_it_is_interrupted_though_run_should_not(tmp_path: Path) -> None:
+    toml = tmp_path / "correnteza.toml"
+    toml.write_text(
+        f"""
+[pipeline]
+data_dir = "{tmp_path}"
+
+[services]
+port_base = {free_port()}
+log_format = "json"
+
+[alerts]
+enabled = false
+every_s = 0.1
+command = [{sys.executable!r}, "-c", "import sys; open({str(tmp_path / "told")!r}, 'a').write(sys.stdin.read())"]
+
+[[alerts.conditions]]
+name = "service_down"
+metric = "up"
+comparison = "<"
+threshold = 1
+for_s = 0
+labels = {{ service = "trainer" }}
+"""
+    )
+    command = [sys.executable, "-m", "correnteza", "alerts", "--config", str(toml)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 0
+    assert [line["event"] for line in lines] == ["watching", "alert_firing"]
+    assert [a["service"] for a in json.loads((tmp_path / "told").read_text())["firing"]] == ["trainer"]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return min(port, 60_000)

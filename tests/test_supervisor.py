@@ -284,3 +284,17 @@ def test_wrong_settings_end_everything_instead_of_restarting_for_ever(tmp_path: 
     assert "'xx'" in ended.stdout
     assert "Traceback" not in ended.stdout
     assert "settings_refused" in ended.stdout
+
+
+def test_what_is_wrong_is_told_while_it_runs_and_nothing_when_it_stops(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake services answer nobody."""
+    condition = {"name": "service_down", "metric": "up", "comparison": "<", "threshold": 1, "for_s": 0}
+    monkeypatch.setenv("CORRENTEZA_ALERTS__CONDITIONS", json.dumps([condition]))
+    monkeypatch.setenv("CORRENTEZA_ALERTS__EVERY_S", "0.1")
+    run = start()
+    wait_for(lambda: len(run.events("alert_firing")) == len(SERVICES))
+    assert run.stop() == 0
+    assert [event["service"] for event in run.events("alert_firing")] == sorted(SERVICES)
+    assert run.events("alerts_failed") == run.events("alert_resolved") == []

@@ -144,7 +144,7 @@ class Supervisor:
     def _alerts(self) -> Watcher:
         from correnteza.alerts.watcher import watcher
 
-        return watcher(self._settings, self._report.event)
+        return watcher(self._settings, self._report.event, [child.name for child in self._children])
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

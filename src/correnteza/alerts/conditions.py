@@ -48,7 +48,7 @@ def built_in(level: float) -> tuple[Condition, ...]:
     """
     misses = 1 - level
     return (
-        _condition("service_down", UP, "<", 1, 30, "a service does not answer; it has ended, hangs or cannot start"),
+        _condition("service_down", UP, "<", 1, 60, "a service does not answer; it has ended, hangs or cannot start"),
         _condition("stage_behind", "correnteza_stage_lag_seconds", ">", 60, 60, "a stage does not keep up, or stands still"),
         _condition(
             "error_above_baseline",

@@ -15,6 +15,7 @@ from correnteza.alerts.state import Notification, Pauses, State, advance
 from correnteza.config import Settings
 
 SERVICES = ("generator", "normalizer", "trainer", "consumer")
+"""Whom to watch unless more are named; the dashboard may well not run."""
 ANSWER_S = 2.0
 """How long a service may take to say its metrics."""
 STOP_S = 3.0
@@ -29,6 +30,7 @@ class Watcher:
         settings: of the pipeline.
         tell: takes alerts, and what goes wrong with them.
         outboxes: where messages go besides.
+        services: whom to watch.
         fetch: reads an address; by default over HTTP.
         clock: monotonic time in seconds.
     """
@@ -38,11 +40,12 @@ class Watcher:
         settings: Settings,
         tell: Tell,
         outboxes: Sequence[Outbox],
+        services: Sequence[str] = SERVICES,
         fetch: Fetch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         own = settings.alerts
-        urls: Mapping[str, str] = {name: settings.services.url(name) for name in SERVICES}
+        urls: Mapping[str, str] = {name: settings.services.url(name) for name in services}
         self._scraper = Scraper(urls, fetch or http_fetch(ANSWER_S), clock)
         self._conditions = conditions_of(settings)
         self._pauses = Pauses(own.group_s, own.cooldown_s)
@@ -103,12 +106,13 @@ class Watcher:
             outbox.put(made)
 
 
-def watcher(settings: Settings, tell: Tell) -> Watcher:
+def watcher(settings: Settings, tell: Tell, services: Sequence[str] = SERVICES) -> Watcher:
     """A watcher with the webhook and the command of the settings.
 
     Args:
         settings: of the pipeline.
         tell: takes what happens.
+        services: whom to watch.
 
     Raises:
         ConfigError: the key of the webhook cannot be read.
@@ -120,7 +124,7 @@ def watcher(settings: Settings, tell: Tell) -> Watcher:
         outboxes.append(Outbox("webhook", to_webhook(own.webhook, key), tell))
     if own.command:
         outboxes.append(Outbox("command", to_command(own.command), tell))
-    return Watcher(settings, tell, outboxes)
+    return Watcher(settings, tell, outboxes, services)
 
 
 def run(settings: Settings) -> int:

@@ -28,9 +28,11 @@ import pyarrow as pa
 from correnteza.errors import InputError, LogError
 from correnteza.events import Event, Events
 from correnteza.log.base import LATEST, Appended, Store
-from correnteza.stage import Flow, Weight, weights
+from correnteza.stage import Flow, Scale, Weight
 
 NAME = "receiver"
+TAKEN = frozenset({"raw", "outcomes", "rejected"})
+"""The logs with what was posted."""
 """The name under which posts are committed; it has neither position nor state."""
 IDEMPOTENCY_LOG = "idempotency"
 IDEMPOTENCY = pa.schema([pa.field("key", pa.string()), pa.field("sha256", pa.string()), pa.field("answer", pa.string())])
@@ -125,6 +127,7 @@ class Receiver:
         self.posted_rows = 0
         self._batch_of = batch_of
         self.flow = Flow()
+        self._scale = Scale()
         self._store = store
         self._turn = turn
         self._events = events
@@ -229,13 +232,9 @@ class Receiver:
         began = time.perf_counter()
         appended = self._store.commit(NAME, self._epoch, None, b"", outputs)
         commit_s = time.perf_counter() - began
-        came = weights({name: rows for name, rows in outputs.items() if name not in (IDEMPOTENCY_LOG, "events")})
-        self.flow.note(
-            Weight(sum(each.rows for each in came.values()), sum(each.size_bytes for each in came.values())),
-            weights(outputs),
-            0.0,
-            commit_s,
-        )
+        went = self._scale.weigh_all(outputs)
+        came = [went[name] for name in went.keys() & TAKEN]
+        self.flow.note(Weight(sum(one.rows for one in came), sum(one.size_bytes for one in came)), went, 0.0, commit_s)
         self.posted_rows += sum(post.rows for post in posts if post.log == "raw")
         for event in events:
             self._events.announce(event)
