@@ -41,6 +41,17 @@ def test_the_rate_can_be_asked_and_changed_and_a_change_is_an_event(shared: Runn
     assert len([row for row in shared.rows("events") if row["kind"] == "rate_changed"]) == len(told)
 
 
+def test_the_drift_can_be_switched_and_a_switch_is_an_event(shared: Running) -> None:
+    assert shared.get("/drift") == {"factor": 1.0}
+    for factor in (2.0, 2.0, 1.0):
+        assert requests.put(f"{shared.url}/drift", json={"factor": factor}, timeout=ANSWER_S).json() == {"factor": factor}
+        assert shared.get("/status")["drift_factor"] == factor
+    told = [row["reason"] for row in shared.rows("events") if row["kind"] == "drift_switched"]
+    assert told == ["from factor 1 to 2, from the next record on", "from factor 2 to 1, from the next record on"]
+    for wrong in (0, 11, -1, "2", None):
+        assert requests.put(f"{shared.url}/drift", json={"factor": wrong}, timeout=ANSWER_S).status_code == 422
+
+
 NO_RATES = [-1, "5", "-inf", True, None, [], {}]
 
 

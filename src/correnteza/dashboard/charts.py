@@ -15,6 +15,8 @@ from correnteza.dashboard.words import Words
 
 ROLLED_BLOCKS = 10
 """Blocks in the rolling mean of the error."""
+LEAST_ROWS = 30
+"""Rows of the challenger from which on its line is drawn."""
 MOST_MARKS = 40
 MARKED = {"error_drift": "warn", "target_drift": "warn", "input_drift": "warn", "model_rolled_back": "bad"}
 """Kinds of events that are marked, and in which colour."""
@@ -23,8 +25,8 @@ Blocks = Sequence[Mapping[str, Any]]
 Events = Sequence[Mapping[str, Any]]
 
 
-def rolling(blocks: Blocks, figure: str, rows: str) -> list[float | None]:
-    """A figure over the last `ROLLED_BLOCKS` blocks, weighted by their rows; None where there are none.
+def rolling(blocks: Blocks, figure: str, rows: str, least: int = 1) -> list[float | None]:
+    """A figure over the last `ROLLED_BLOCKS` blocks, weighted by their rows; None where there are fewer than `least`.
 
     >>> rolling([{"mae": 1.0, "rows": 1}, {"mae": 4.0, "rows": 2}, {"mae": None, "rows": 0}], "mae", "rows")
     [1.0, 3.0, 3.0]
@@ -33,7 +35,7 @@ def rolling(blocks: Blocks, figure: str, rows: str) -> list[float | None]:
     for end in range(1, len(blocks) + 1):
         part = [b for b in blocks[max(0, end - ROLLED_BLOCKS) : end] if b[figure] is not None]
         weight = sum(b[rows] for b in part)
-        found.append(sum(b[figure] * b[rows] for b in part) / weight if weight else None)
+        found.append(sum(b[figure] * b[rows] for b in part) / weight if weight >= least else None)
     return found
 
 
@@ -48,7 +50,7 @@ def error_chart(words: Words, unit: str, blocks: Blocks, events: Events) -> dict
     """
     at = [block["last_offset"] for block in blocks]
     champion, baseline = rolling(blocks, "mae", "rows"), rolling(blocks, "baseline_mae", "rows")
-    beside = rolling(blocks, "challenger_mae", "challenger_rows")
+    beside = rolling(blocks, "challenger_mae", "challenger_rows", LEAST_ROWS)
     challenger = [value if block["challenger_rows"] else None for value, block in zip(beside, blocks, strict=True)]
     lines = [
         _line(words("champion"), at, champion, "--accent", width=2.5),
