@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from correnteza.dashboard.feeds import POINTS
 from correnteza.dashboard.words import Words
 
 ROLLED_BLOCKS = 10
@@ -49,24 +50,30 @@ def error_chart(words: Words, unit: str, blocks: Blocks, events: Events) -> dict
         events: of the trainer.
     """
     at = [block["last_offset"] for block in blocks]
+    skip = _skipped(blocks)
     champion, baseline = rolling(blocks, "mae", "rows"), rolling(blocks, "baseline_mae", "rows")
     beside = rolling(blocks, "challenger_mae", "challenger_rows", LEAST_ROWS)
     challenger = [value if block["challenger_rows"] else None for value, block in zip(beside, blocks, strict=True)]
     lines = [
-        _line(words("champion"), at, champion, "--accent", width=2.5),
-        _line(words("challenger"), at, challenger, "--warn", width=1.5),
-        _line(words("baseline"), at, baseline, "--quiet", width=1.5, dashed=True),
+        _line(words("champion"), at[skip:], champion[skip:], "--accent", width=2.5),
+        _line(words("challenger"), at[skip:], challenger[skip:], "--warn", width=1.5),
+        _line(words("baseline"), at[skip:], baseline[skip:], "--quiet", width=1.5, dashed=True),
         _versions(words("version_change"), blocks),
     ]
     lines[0]["markLine"] = {"symbol": "none", "silent": True, "animation": False, "data": _marks(words, blocks, events)}
-    options = _frame(words, words("offset_axis"), f"{words('mae')} ({unit})", at)
+    options = _frame(words, words("offset_axis"), f"{words('mae')} ({unit})", at[skip:])
     return {**options, "legend": _legend(), "series": lines}
+
+
+def _skipped(blocks: Blocks) -> int:
+    """Points at the beginning whose rolling mean lacks the blocks before, where there were such."""
+    return ROLLED_BLOCKS - 1 if len(blocks) == POINTS else 0
 
 
 def coverage_chart(words: Words, level: float | None, blocks: Blocks) -> dict[str, Any]:
     """The share of the targets inside their interval, over time, and what it should be."""
-    at = [block["last_offset"] for block in blocks]
-    share = [None if value is None else 100 * value for value in rolling(blocks, "coverage", "rows")]
+    at = [block["last_offset"] for block in blocks][_skipped(blocks) :]
+    share = [None if value is None else 100 * value for value in rolling(blocks, "coverage", "rows")][_skipped(blocks) :]
     line = _line(words("coverage"), at, share, "--accent", width=2)
     if level is not None:
         wanted = {"yAxis": 100 * level, "label": {"show": False}, "lineStyle": {"type": "dashed", ":color": _colour("--quiet")}}
