@@ -53,6 +53,7 @@ def test_who_asks_for_what_is_new_gets_the_same_curve_as_who_asks_for_all() -> N
         known = [block for block in known if block.last_offset % 10 == 0]
         known += curve(log, known[-1].last_offset if known else 0, 10, 500)
         assert known == curve(log, 0, 10, 500)
+        assert curve(log, known[-1].last_offset, 10, 500) == []
 
 
 def test_a_challenger_counts_where_it_answered_and_a_corrected_row_does_not() -> None:
