@@ -6,9 +6,9 @@ and looked up by the browser, so they follow its light and dark.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from correnteza.dashboard.feeds import POINTS
@@ -32,11 +32,13 @@ def rolling(blocks: Blocks, figure: str, rows: str, least: int = 1) -> list[floa
     >>> rolling([{"mae": 1.0, "rows": 1}, {"mae": 4.0, "rows": 2}, {"mae": None, "rows": 0}], "mae", "rows")
     [1.0, 3.0, 3.0]
     """
+    weights = [0, *accumulate(block[rows] if block[figure] is not None else 0 for block in blocks)]
+    sums = [0.0, *accumulate((block[figure] or 0.0) * block[rows] for block in blocks)]
     found: list[float | None] = []
     for end in range(1, len(blocks) + 1):
-        part = [b for b in blocks[max(0, end - ROLLED_BLOCKS) : end] if b[figure] is not None]
-        weight = sum(b[rows] for b in part)
-        found.append(sum(b[figure] * b[rows] for b in part) / weight if weight >= least else None)
+        start = max(0, end - ROLLED_BLOCKS)
+        weight = weights[end] - weights[start]
+        found.append((sums[end] - sums[start]) / weight if weight >= least else None)
     return found
 
 
@@ -132,7 +134,7 @@ def _line(
 
 def _versions(name: str, blocks: Blocks) -> dict[str, Any]:
     """A tick on the axis wherever another version came into service."""
-    changed = [b for a, b in itertools.pairwise(blocks) if a["model_version"] != b["model_version"]]
+    changed = [b for a, b in pairwise(blocks) if a["model_version"] != b["model_version"]]
     ticks = [{"value": [b["first_offset"], 0], "name": f"{b['model_version']}"} for b in changed]
     style = {":color": _colour("--good")}
     return {
