@@ -16,7 +16,7 @@ PIP := python -m pip --disable-pip-version-check
 # Bytecode is written when a module is first imported; compiling all that pip installs takes longer.
 INSTALL := install --quiet --no-compile --constraint constraints.txt --editable
 
-.PHONY: run install test docs bench compare constraints clean python
+.PHONY: run install test browser docs bench compare constraints clean python
 
 run: install
 	@$(BIN)/correnteza run $(ARGS)
@@ -45,7 +45,14 @@ python:
 		echo "error: $(PYTHON) cannot create environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 
-test: $(VENV)/installed-test $(VENV)/prometheus
+# The dashboard is tested in a real browser, which is installed where that may be done without asking.
+browser:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
+		echo "correnteza: installing chromium for the tests"; \
+		{ apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium; } >/dev/null 2>&1 || \
+		echo "correnteza: chromium cannot be installed; the tests that need it are skipped" >&2; }
+
+test: $(VENV)/installed-test browser $(VENV)/prometheus
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -72,6 +79,7 @@ bench: install
 	@$(BIN)/python bench/freshness.py $(ARGS)
 	@$(BIN)/python bench/learning.py $(ARGS)
 	@$(BIN)/python bench/metrics.py $(ARGS)
+	@$(BIN)/python bench/dashboard.py $(ARGS)
 
 compare: install
 	@$(BIN)/python bench/compare/run.py $(ARGS)

@@ -21,7 +21,7 @@ import psutil
 import requests
 
 PORT_BASE = 18_700
-PORTS = {"generator": 1, "normalizer": 2, "trainer": 3, "consumer": 4}
+PORTS = {"dashboard": 0, "generator": 1, "normalizer": 2, "trainer": 3, "consumer": 4}
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

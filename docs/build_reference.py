@@ -167,6 +167,7 @@ def services(folder: Path) -> dict[str, tuple[Any, Any, Any]]:
     """
     from correnteza.config import Settings
     from correnteza.consumer import service as consumer
+    from correnteza.dashboard import service as dashboard
     from correnteza.generator import service as generator
     from correnteza.generator.pace import NoSource
     from correnteza.log.memory import MemoryStore
@@ -183,7 +184,8 @@ def services(folder: Path) -> dict[str, tuple[Any, Any, Any]]:
         "trainer": trainer.build(settings, stores["trainer"], None),
         "consumer": (asked[1], asked[0]),
     }
-    return {name: (*pair, stores[name]) for name, pair in built.items()}
+    found: dict[str, tuple[Any, Any, Any]] = {name: (*pair, stores[name]) for name, pair in built.items()}
+    return {**found, "dashboard": (*dashboard.without_pages(settings)[:2], MemoryStore())}
 
 
 def calls_part(built: Mapping[str, tuple[Any, Any, Any]]) -> Iterator[str]:

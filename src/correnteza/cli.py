@@ -208,7 +208,7 @@ def status(config: Config = None, port_base: PortBase = None, as_json: Json = Fa
     answers = table.ask(client_of(settings, timeout_s=2.0), SERVICES)
     if not any(answers.values()):
         raise ServiceError(
-            f"no service answers from {settings.services.url(SERVICES[0])} to {settings.services.url(SERVICES[-1])}; "
+            f"no service answers from {settings.services.url('dashboard')} to {settings.services.url('consumer')}; "
             "start them with `correnteza run`, or name their ports with --port-base"
         )
     if as_json:

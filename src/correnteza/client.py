@@ -16,29 +16,28 @@ Invariants:
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pyarrow as pa
 import requests
 
+from correnteza.calls import addresses, answer, cause, encode
 from correnteza.codec import ARROW, JSON, arrow_stream
-from correnteza.config import SERVICES
-from correnteza.errors import ConfigError, InputError, LogUnavailableError, OffsetRemovedError, Problem, ServiceError
+from correnteza.errors import ConfigError, InputError, LogUnavailableError, ServiceError
 from correnteza.log.http import new_session
+
+__all__ = ["Client", "Page", "encode"]
 
 CONNECT_S = 3.0
 TIMEOUT_S = 30.0
 PAGE_ROWS = 1000
 """Rows that `Client.records` asks for at once."""
-TRY_LATER = frozenset({429, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         session: Callable[[], requests.Session] = new_session,
     ) -> None:
-        self._urls = _addresses(address)
+        self._urls = addresses(address)
         self._timeout_s = timeout_s
         self._new_session = session
         self._mine = threading.local()
@@ -333,12 +332,12 @@ class Client:
         except requests.Timeout as error:
             raise LogUnavailableError(f"{url}: no answer within {self._timeout_s + wait_s:g} s") from error
         except requests.ConnectionError as error:
-            raise LogUnavailableError(f"{url}: no connection ({_cause(error)}); is the {service} running?") from error
+            raise LogUnavailableError(f"{url}: no connection ({cause(error)}); is the {service} running?") from error
         except ValueError as error:  # as a line break in the idempotency key
             raise InputError(f"{url}: not to be sent: {error}", status=400) from None
         except requests.RequestException as error:
-            raise LogUnavailableError(f"{url}: the answer broke off ({_cause(error)})") from error
-        return _answer(response, url, service)
+            raise LogUnavailableError(f"{url}: the answer broke off ({cause(error)})") from error
+        return answer(response, url, service)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._mine, "session", None)
@@ -346,96 +345,3 @@ class Client:
             session = self._mine.session = self._new_session()
             self._sessions.add(session)
         return session
-
-
-def encode(records: object) -> bytes:
-    """Records as JSON; dates and times as ISO 8601.
-
-    Raises:
-        InputError: a value has no place in JSON, as NaN and the infinities.
-
-    >>> encode({"age": 41, "since": date(2024, 2, 29)})
-    b'{"age": 41, "since": "2024-02-29"}'
-    """
-    try:
-        return json.dumps(records, allow_nan=False, default=_plain).encode()
-    except (ValueError, TypeError) as error:
-        raise InputError(f"not to be written as JSON: {error}; leave missing values out") from None
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, date):
-        return value.isoformat()
-    if hasattr(value, "item"):  # a NumPy scalar
-        return value.item()
-    raise TypeError(f"{value!r} is a {type(value).__name__}")
-
-
-def _addresses(address: str | Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(address, str):
-        unknown = [name for name in address if name not in SERVICES]
-        if unknown:
-            raise ConfigError(f"service {unknown[0]!r} is not known; expected one of {', '.join(SERVICES)}")
-        return {name: _checked(url).geturl().rstrip("/") for name, url in address.items()}
-    base = _checked(address)
-    host = f"[{base.hostname}]" if ":" in str(base.hostname) else base.hostname
-    return {name: f"{base.scheme}://{host}:{(base.port or 80) + place}" for place, name in enumerate(SERVICES)}
-
-
-def _checked(address: str) -> Any:
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"address {address!r}: expected http://host:port")
-    return parts
-
-
-def _answer(response: requests.Response, url: str, service: str) -> Any:
-    """The JSON of a good answer, or its bytes where Arrow was asked for; the error of a bad one."""
-    if response.ok and response.headers.get("Content-Type") == ARROW:
-        return response.content
-    try:
-        body = response.json()
-    except requests.JSONDecodeError:
-        body = None
-    status = response.status_code
-    if 200 <= status < 300 and body is not None:
-        return body
-    reason = _reason(body) or response.reason or "no reason given"
-    if status in TRY_LATER:
-        raise LogUnavailableError(f"{url}: {reason} ({status})", _retry_after_s(response))
-    if status == 410 and isinstance(body, dict) and isinstance(body.get("first_offset"), int):
-        raise OffsetRemovedError(f"{url}: {reason}", body["first_offset"])
-    if 400 <= status < 500:
-        raise InputError(f"{url}: {reason} ({status})", _problems(body), status)
-    raise ServiceError(f"{url}: answered {status} ({reason}); expected JSON of the {service}, look at its log output")
-
-
-def _reason(body: Any) -> str:
-    if not isinstance(body, dict):
-        return ""
-    return str(body.get("detail") or body.get("title") or "")
-
-
-def _problems(body: Any) -> list[Problem]:
-    listed = body.get("errors") if isinstance(body, dict) else None
-    return [
-        Problem(entry["index"], str(entry.get("field", "")), str(entry.get("reason", "")))
-        for entry in (listed if isinstance(listed, list) else [])
-        if isinstance(entry, dict) and isinstance(entry.get("index"), int)
-    ]
-
-
-def _retry_after_s(response: requests.Response) -> float | None:
-    """Seconds from the header Retry-After; its other form, a date, is of no use without the other side's clock."""
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost cause, which is the one that a person can use."""
-    inner: Any = error
-    while True:
-        below = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
-        if not isinstance(below, BaseException):
-            return str(inner) or type(inner).__name__
-        inner = below

@@ -59,6 +59,7 @@ ENDPOINTS = {
     "outcomes": Endpoint("generator", "POST", "/outcomes", {"id": f"{MARK}-1", "target": 1.5}, "target"),
     "predict": Endpoint("trainer", "POST", "/predict", {"id": f"{MARK}-1", "age": 31, "job": "pedreira"}, "age"),
     "generator-rate": Endpoint("generator", "PUT", "/rate", {"records_per_second": 25}, "records_per_second"),
+    "generator-drift": Endpoint("generator", "PUT", "/drift", {"factor": 1.5}, "factor"),
     "consumer-rate": Endpoint("consumer", "PUT", "/rate", {"requests_per_second": 5}, "requests_per_second"),
 }
 

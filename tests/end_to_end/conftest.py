@@ -18,8 +18,8 @@ import psutil
 import pytest
 import requests
 
-PORTS = {"generator": 1, "normalizer": 2, "trainer": 3, "consumer": 4}
-SERVICES = tuple(PORTS)
+PORTS = {"dashboard": 0, "generator": 1, "normalizer": 2, "trainer": 3, "consumer": 4}
+SERVICES = tuple(name for name in PORTS if name != "dashboard")
 
 
 class Pipeline:
@@ -62,7 +62,7 @@ class Pipeline:
     def stop(self) -> dict[str, int]:
         """SIGTERM to all in the reverse order of the data's way; their exit codes."""
         codes = {}
-        for name in reversed([n for n in SERVICES if n in self.processes]):
+        for name in [n for n in reversed([*SERVICES, "dashboard"]) if n in self.processes]:
             process = self.processes.pop(name)
             process.send_signal(signal.SIGTERM)
             try:

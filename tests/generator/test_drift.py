@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correnteza.config import Drift
-from correnteza.generator.drift import factors
+from correnteza.config import Drift, Generator, demo_schema
+from correnteza.generator.drift import Switch, factors
+from correnteza.generator.people import PeopleSource
 
 drifts = st.builds(
     Drift,
@@ -53,3 +54,30 @@ def test_recurring_is_on_and_off_in_turns() -> None:
 def test_several_multiply() -> None:
     planted = [Drift(kind="abrupt", at=10, factor=2.0), Drift(kind="abrupt", at=20, factor=5.0)]
     assert factors(np.array([9, 10, 20]), planted) == pytest.approx([1.0, 2.0, 10.0])
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.1, 0.5, 1.0, 2.0, 10.0]), max_size=80))
+def test_a_switch_holds_from_its_row_on_however_often_it_was_switched(chosen: list[float]) -> None:
+    switch, expected = Switch(), {}
+    for row, factor in enumerate(chosen, 1):
+        switch.factor = expected[row] = factor
+        made = switch.from_row(row)
+        assert len(made) <= Switch.MOST
+        recent = [r for r in expected if r > row - Switch.MOST // 2]
+        assert factors(np.array(recent), made) == pytest.approx([expected[r] for r in recent])
+
+
+def test_people_made_before_a_switch_stay_and_those_made_again_are_the_same() -> None:
+    wanted, schema = Generator(start_time="2026-01-01"), demo_schema().build()
+    switch = Switch()
+    plain, source = PeopleSource(wanted, schema), PeopleSource(wanted, schema, switch=switch)
+    again = PeopleSource(wanted, schema, switch=switch, leads=False)
+    before = source.read(None, 700)
+    switch.factor = 2.0
+    after = source.read(before.next, 700)
+    ratio = np.concatenate([part.batch["income"].to_numpy() for part in (before, after)])
+    ratio /= plain.read(None, 1400).batch["income"].to_numpy()
+    assert ratio[:700].tolist() == [1.0] * 700
+    assert ratio[700:] == pytest.approx(2.0, rel=1e-4)
+    assert again.read(None, 1400).batch["income"].to_pylist()[700:] == after.batch["income"].to_pylist()

@@ -41,6 +41,25 @@ def test_the_rate_can_be_asked_and_changed_and_a_change_is_an_event(shared: Runn
     assert len([row for row in shared.rows("events") if row["kind"] == "rate_changed"]) == len(told)
 
 
+def test_the_drift_can_be_switched_and_a_switch_is_an_event(run: Run, wanted: Wanted, tmp_path: Path) -> None:
+    with run(wanted(tmp_path, schema=None, generator={"source": "people", "records_per_second": 0})) as people:
+        assert people.get("/drift") == {"factor": 1.0}
+        for factor in (2.0, 2.0, 1.0):
+            assert requests.put(f"{people.url}/drift", json={"factor": factor}, timeout=ANSWER_S).json() == {"factor": factor}
+            assert people.get("/status")["drift_factor"] == factor
+        told = [row["reason"] for row in people.rows("events") if row["kind"] == "drift_switched"]
+        assert told == ["from factor 1 to 2, from the next record on", "from factor 2 to 1, from the next record on"]
+        for wrong in (0, 11, -1, "2", None):
+            assert requests.put(f"{people.url}/drift", json={"factor": wrong}, timeout=ANSWER_S).status_code == 422
+
+
+def test_another_source_than_the_demos_has_no_drift_to_switch(shared: Running) -> None:
+    answer = requests.put(f"{shared.url}/drift", json={"factor": 2}, timeout=ANSWER_S)
+    assert answer.status_code == requests.get(f"{shared.url}/drift", timeout=ANSWER_S).status_code == 409
+    assert "generator.source" in answer.json()["detail"]
+    assert shared.get("/status")["drift_factor"] is None
+
+
 NO_RATES = [-1, "5", "-inf", True, None, [], {}]
 
 

@@ -6,15 +6,18 @@ and looked up by the browser, so they follow its light and dark.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
+from correnteza.dashboard.feeds import POINTS
 from correnteza.dashboard.words import Words
 
 ROLLED_BLOCKS = 10
 """Blocks in the rolling mean of the error."""
+LEAST_ROWS = 30
+"""Rows of the challenger from which on its line is drawn."""
 MOST_MARKS = 40
 MARKED = {"error_drift": "warn", "target_drift": "warn", "input_drift": "warn", "model_rolled_back": "bad"}
 """Kinds of events that are marked, and in which colour."""
@@ -23,17 +26,19 @@ Blocks = Sequence[Mapping[str, Any]]
 Events = Sequence[Mapping[str, Any]]
 
 
-def rolling(blocks: Blocks, figure: str, rows: str) -> list[float | None]:
-    """A figure over the last `ROLLED_BLOCKS` blocks, weighted by their rows; None where there are none.
+def rolling(blocks: Blocks, figure: str, rows: str, least: int = 1) -> list[float | None]:
+    """A figure over the last `ROLLED_BLOCKS` blocks, weighted by their rows; None where there are fewer than `least`.
 
     >>> rolling([{"mae": 1.0, "rows": 1}, {"mae": 4.0, "rows": 2}, {"mae": None, "rows": 0}], "mae", "rows")
     [1.0, 3.0, 3.0]
     """
+    weights = [0, *accumulate(block[rows] if block[figure] is not None else 0 for block in blocks)]
+    sums = [0.0, *accumulate((block[figure] or 0.0) * block[rows] for block in blocks)]
     found: list[float | None] = []
     for end in range(1, len(blocks) + 1):
-        part = [b for b in blocks[max(0, end - ROLLED_BLOCKS) : end] if b[figure] is not None]
-        weight = sum(b[rows] for b in part)
-        found.append(sum(b[figure] * b[rows] for b in part) / weight if weight else None)
+        start = max(0, end - ROLLED_BLOCKS)
+        weight = weights[end] - weights[start]
+        found.append((sums[end] - sums[start]) / weight if weight >= least else None)
     return found
 
 
@@ -47,24 +52,30 @@ def error_chart(words: Words, unit: str, blocks: Blocks, events: Events) -> dict
         events: of the trainer.
     """
     at = [block["last_offset"] for block in blocks]
+    skip = _skipped(blocks)
     champion, baseline = rolling(blocks, "mae", "rows"), rolling(blocks, "baseline_mae", "rows")
-    beside = rolling(blocks, "challenger_mae", "challenger_rows")
+    beside = rolling(blocks, "challenger_mae", "challenger_rows", LEAST_ROWS)
     challenger = [value if block["challenger_rows"] else None for value, block in zip(beside, blocks, strict=True)]
     lines = [
-        _line(words("champion"), at, champion, "--accent", width=2.5),
-        _line(words("challenger"), at, challenger, "--warn", width=1.5),
-        _line(words("baseline"), at, baseline, "--quiet", width=1.5, dashed=True),
+        _line(words("champion"), at[skip:], champion[skip:], "--accent", width=2.5),
+        _line(words("challenger"), at[skip:], challenger[skip:], "--warn", width=1.5),
+        _line(words("baseline"), at[skip:], baseline[skip:], "--quiet", width=1.5, dashed=True),
         _versions(words("version_change"), blocks),
     ]
     lines[0]["markLine"] = {"symbol": "none", "silent": True, "animation": False, "data": _marks(words, blocks, events)}
-    options = _frame(words, words("offset_axis"), f"{words('mae')} ({unit})", at)
+    options = _frame(words, words("offset_axis"), f"{words('mae')} ({unit})", at[skip:])
     return {**options, "legend": _legend(), "series": lines}
+
+
+def _skipped(blocks: Blocks) -> int:
+    """Points at the beginning whose rolling mean lacks the blocks before, where there were such."""
+    return ROLLED_BLOCKS - 1 if len(blocks) == POINTS else 0
 
 
 def coverage_chart(words: Words, level: float | None, blocks: Blocks) -> dict[str, Any]:
     """The share of the targets inside their interval, over time, and what it should be."""
-    at = [block["last_offset"] for block in blocks]
-    share = [None if value is None else 100 * value for value in rolling(blocks, "coverage", "rows")]
+    at = [block["last_offset"] for block in blocks][_skipped(blocks) :]
+    share = [None if value is None else 100 * value for value in rolling(blocks, "coverage", "rows")][_skipped(blocks) :]
     line = _line(words("coverage"), at, share, "--accent", width=2)
     if level is not None:
         wanted = {"yAxis": 100 * level, "label": {"show": False}, "lineStyle": {"type": "dashed", ":color": _colour("--quiet")}}
@@ -123,7 +134,7 @@ def _line(
 
 def _versions(name: str, blocks: Blocks) -> dict[str, Any]:
     """A tick on the axis wherever another version came into service."""
-    changed = [b for a, b in itertools.pairwise(blocks) if a["model_version"] != b["model_version"]]
+    changed = [b for a, b in pairwise(blocks) if a["model_version"] != b["model_version"]]
     ticks = [{"value": [b["first_offset"], 0], "name": f"{b['model_version']}"} for b in changed]
     style = {":color": _colour("--good")}
     return {

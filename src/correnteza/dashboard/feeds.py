@@ -107,6 +107,7 @@ def is_notable(event: dict[str, Any]) -> bool:
 
 
 EVENTS = {service: tail(service, "events", NOTABLE_EVENTS, is_notable, EVENTS_BACK) for service in SERVICES}
+PROMOTED = tail("trainer", "promotions", 1)
 EVALUATED = tail("trainer", "evaluations", RECENT_ROWS)
 
 

@@ -256,7 +256,10 @@ def _switch(label: str, kind: str, choices: Sequence[tuple[str, str]], chosen: s
 
 
 _HEAD = """<link rel="stylesheet" href="/static/style.css">
-<script>document.documentElement.lang = "{lang}"; document.documentElement.dataset.theme = "{theme}"</script>"""
+<script>
+const root = document.documentElement; root.lang = "{lang}"; root.dataset.theme = "{theme}";
+new MutationObserver(() => root.lang === "{lang}" || (root.lang = "{lang}")).observe(root, {{attributeFilter: ["lang"]}});
+</script>"""
 _MARK = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M2 8c4-4 6 4 10 0s6 4 10 0M2 13c4-4 6 4 10 0s6 4 10 0'
     'M2 18c4-4 6 4 10 0s6 4 10 0" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round"/></svg>'

@@ -59,6 +59,15 @@ def build(settings: Settings) -> tuple[FastAPI, Service]:
     Args:
         settings: of the pipeline; the addresses and the schema count here.
     """
+    app, service, watch = without_pages(settings)
+    app.include_router(_choices())
+    app.mount("/static", StaticFiles(directory=STATIC))
+    _add_pages(app, settings, watch)
+    return app, service
+
+
+def without_pages(settings: Settings) -> tuple[FastAPI, Service, Watch]:
+    """As `build`, with the API alone, which needs no NiceGUI."""
     services = settings.services
     watch = Watch(Client({name: services.url(name) for name in SERVICES}, timeout_s=ANSWER_S))
     service = Service(
@@ -72,11 +81,7 @@ def build(settings: Settings) -> tuple[FastAPI, Service]:
         stop=watch.stop,
         has_pages=True,
     )
-    app = create_app(service, routes_of(watch.client))
-    app.include_router(_choices())
-    app.mount("/static", StaticFiles(directory=STATIC))
-    _add_pages(app, settings, watch)
-    return app, service
+    return create_app(service, routes_of(watch.client)), service, watch
 
 
 def _seen(watch: Watch) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def curve(log: OwnedLog, after: int, block_rows: int, blocks: int) -> list[Block
         blocks: how many, at most.
     """
     bounds = log.bounds()
+    if after >= bounds.next - 1:
+        return []
     newest = (bounds.next - 2) // block_rows
     oldest = max((max(after, bounds.first - 1)) // block_rows, newest + 1 - blocks)
     first = max(oldest * block_rows + 1, bounds.first)

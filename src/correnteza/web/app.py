@@ -84,18 +84,17 @@ def _shared(service: Service) -> APIRouter:
     async def status() -> Response:
         return _json(await to_thread.run_sync(service.describe))
 
+    if service.logs:
+
+        @routes.get("/schema", summary="JSON Schema of the records in the main log", response_class=Response)
+        async def schema() -> Response:
+            return _json(service.schema)
+
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response)
     async def prometheus() -> Response:
         return Response(
             await to_thread.run_sync(metrics.render, service), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
-
-    if not service.logs:
-        return routes
-
-    @routes.get("/schema", summary="JSON Schema of the records in the main log", response_class=Response)
-    async def schema() -> Response:
-        return _json(service.schema)
 
     return routes
 

@@ -92,6 +92,7 @@ def serve(app: FastAPI, service: Service, listening: socket.socket, shared: bool
         access_log=False,
         lifespan="on" if service.has_pages else "off",
         ws="websockets-sansio" if service.has_pages else "none",
+        ws_per_message_deflate=False,  # pages are looked at from near by; it would cost more than it saves
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_S,

@@ -8,7 +8,7 @@ from nicegui import ui
 from starlette.requests import Request
 
 from correnteza.config import Settings
-from correnteza.dashboard.feeds import CURVES, EVALUATION, EVENTS, SERVICES
+from correnteza.dashboard.feeds import CURVES, EVALUATION, EVENTS, PROMOTED, SERVICES
 from correnteza.dashboard.layout import TONES, View, card, frame, main, measure, state_word, static, tile
 from correnteza.dashboard.markup import Html, escape, join, line, pill, tag
 from correnteza.dashboard.pages.parts import error_chart, tail_of
@@ -16,7 +16,7 @@ from correnteza.dashboard.watch import Watch
 from correnteza.dashboard.words import part
 from correnteza.table import Row
 
-NEEDS = (EVALUATION, CURVES[5000], *EVENTS.values())
+NEEDS = (EVALUATION, CURVES[5000], PROMOTED, *EVENTS.values())
 EVENTS_SHOWN = 7
 ROWS = 5000
 """Rows that the error chart reaches back."""
@@ -118,6 +118,10 @@ def _facts(view: View, row: Row, status: dict[str, Any]) -> list[Html]:
 
 def _events(view: View) -> Html:
     rows = [row for feed in EVENTS.values() for row in tail_of(view, feed)]
+    rows += [
+        {**row, "service": "learner", "kind": view.words("version_n", version=row["version"])}
+        for row in tail_of(view, PROMOTED)
+    ]
     rows.sort(key=lambda row: str(row["at"]), reverse=True)
     if not rows:
         return tag("p", view.words("nothing_yet"), cls="note")

@@ -48,10 +48,10 @@ def _rate(view: View, service: str) -> None:
         view.region(lambda: _now(view, service), "mid").props(f'data-rate="{service}"')
         with ui.element("div").classes("buttons"):
             for preset in PRESETS[service]:
-                ui.button(words.number(preset), on_click=partial(change, preset)).props("outline no-caps dense")
+                button(words.number(preset), partial(change, preset))
         with ui.element("div").classes("buttons"):
             box = ui.number(words(f"rate_{service}"), min=0).props("outlined dense")
-            ui.button(words("set"), on_click=lambda: change(box.value)).props("unelevated no-caps")
+            button(words("set"), lambda: change(box.value), "go")
 
 
 def _now(view: View, service: str) -> Html:

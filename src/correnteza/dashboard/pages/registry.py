@@ -109,7 +109,7 @@ def _story(view: View) -> Html:
     sentences = view.value(STORY) or []
     if not sentences:
         return tag("p", view.words("nothing_yet"), cls="note")
-    return tag("ol", *(tag("li", sentence, lang="en") for sentence in reversed(sentences[-8:])))
+    return tag("ol", *(tag("li", sentence, lang="en") for sentence in reversed(sentences[-6:])))
 
 
 def _table(view: View) -> Html:
