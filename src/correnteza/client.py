@@ -33,6 +33,7 @@ from correnteza.codec import ARROW, JSON, arrow_stream
 from correnteza.config import SERVICES
 from correnteza.errors import ConfigError, InputError, LogUnavailableError, OffsetRemovedError, Problem, ServiceError
 from correnteza.log.http import new_session
+from correnteza.tracing import outgoing
 
 CONNECT_S = 3.0
 TIMEOUT_S = 30.0
@@ -326,6 +327,7 @@ class Client:
 
     def _call(self, method: str, service: str, path: str, wait_s: float = 0.0, **more: Any) -> Any:
         url = self.url(service) + path
+        more["headers"] = {**more.get("headers", {}), **outgoing()}
         try:
             response = self._session().request(
                 method, url, timeout=(CONNECT_S, self._timeout_s + wait_s), allow_redirects=False, **more
