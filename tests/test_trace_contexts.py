@@ -89,7 +89,7 @@ def test_memory_is_bounded_and_the_newest_rows_are_those_that_are_known() -> Non
 
 def test_a_reader_who_is_faster_than_the_note_waits_for_it() -> None:
     """Rows can be read as soon as they are committed, which is before their contexts are taken down."""
-    ranges, found = Ranges(), []
+    ranges, found = Ranges(wait_s=60.0), []
     reading = threading.Event()
 
     def read() -> None:
@@ -109,8 +109,9 @@ def test_a_reader_who_is_faster_than_the_note_waits_for_it() -> None:
 
 def test_a_reader_of_rows_that_nobody_took_down_is_not_held_up_by_a_commit() -> None:
     """A commit may wait for the database for ever; a reader of older rows has its answer at once, others soon."""
-    ranges = Ranges()
-    ranges.note(10, 20, context_of(1))
-    with ranges.writing():
-        assert ranges.of(1, 9) == NONE
-        assert ranges.of(21, 21) == NONE
+    at_once, soon = Ranges(wait_s=1e6), Ranges()
+    for ranges in (at_once, soon):
+        ranges.note(10, 20, context_of(1))
+    with at_once.writing(), soon.writing():
+        assert at_once.of(1, 9) == NONE
+        assert soon.of(21, 21) == NONE

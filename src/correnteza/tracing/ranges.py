@@ -39,6 +39,7 @@ class Ranges:
 
     Args:
         most: ranges that are remembered, the newest.
+        wait_s: longest wait of a reader for a commit that is under way.
 
     >>> ranges = Ranges()
     >>> a, b = "00-" + 31 * "0" + "1-" + 15 * "0" + "1-01", "00-" + 31 * "0" + "2-" + 15 * "0" + "2-01"
@@ -49,8 +50,9 @@ class Ranges:
     (True, True, ())
     """
 
-    def __init__(self, most: int = MOST_RANGES) -> None:
+    def __init__(self, most: int = MOST_RANGES, wait_s: float = WAIT_S) -> None:
         self._most = most
+        self._wait_s = wait_s
         self._ranges: list[Range] = []
         self._written = 0
         self._highest = 0
@@ -87,7 +89,7 @@ class Ranges:
     def of(self, first: int, last: int) -> Traces:
         """The contexts of the rows from `first` to `last`, as far as they are known."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._written or self._highest >= last, WAIT_S)
+            self._changed.wait_for(lambda: not self._written or self._highest >= last, self._wait_s)
             start = bisect_left(self._ranges, first, key=_last)
             found = takewhile(lambda one: one.first <= last, islice(self._ranges, start, None))
             return Traces.of(one.context for one in found)
