@@ -31,6 +31,7 @@ from correnteza.calls import addresses, answer, cause, encode
 from correnteza.codec import ARROW, JSON, arrow_stream
 from correnteza.errors import ConfigError, InputError, LogUnavailableError, ServiceError
 from correnteza.log.http import new_session
+from correnteza.tracing import outgoing
 
 __all__ = ["Client", "Page", "encode"]
 
@@ -325,6 +326,7 @@ class Client:
 
     def _call(self, method: str, service: str, path: str, wait_s: float = 0.0, **more: Any) -> Any:
         url = self.url(service) + path
+        more["headers"] = {**more.get("headers", {}), **outgoing()}
         try:
             response = self._session().request(
                 method, url, timeout=(CONNECT_S, self._timeout_s + wait_s), allow_redirects=False, **more

@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the log `events`; `detail` is a JSON object."""
-TROUBLE = ("_failed", "_died", "_refused", "_not_stored", "_not_followed", "_removed", "_short", "gap")
+TROUBLE = ("_failed", "_died", "_refused", "_not_stored", "_not_followed", "_not_sent", "_removed", "_short", "gap")
 """Endings of the kinds that are printed as warnings."""
 
 

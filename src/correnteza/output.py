@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
+
+from correnteza.tracing import current
 
 
 class _Lossy:
@@ -37,7 +40,7 @@ def set_up(log_format: str, stream: TextIO | None = None) -> None:
     on_terminal = target.isatty()
     plain = log_format == "console" or (log_format == "auto" and on_terminal)
     renderer: Any = structlog.dev.ConsoleRenderer(colors=on_terminal) if plain else structlog.processors.JSONRenderer()
-    common: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    common: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), _traced]
     structlog.configure(
         processors=[*common, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -52,6 +55,14 @@ def set_up(log_format: str, stream: TextIO | None = None) -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+
+
+def _traced(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name the span that a line was written in, if there is one."""
+    span = current()
+    if span is not None:
+        _, line["trace_id"], line["span_id"], _ = span.context.split("-")
+    return line
 
 
 def print_error(message: str) -> None:

@@ -5,6 +5,7 @@ Invariant: a check starts nothing, writes nothing and asks nobody over the netwo
 
 from __future__ import annotations
 
+from correnteza import tracing
 from correnteza.config import Settings
 from correnteza.consumer.drawing import Draw
 from correnteza.generator.service import source_of
@@ -16,8 +17,9 @@ def check(settings: Settings) -> None:
 
     Raises:
         ConfigError: the source does not fit the schema or cannot be read, the estimator or its parameters
-            do not exist, or the consumer has no field to draw.
+            do not exist, the consumer has no field to draw, or OpenTelemetry is wanted and not there.
     """
+    tracing.check(settings.tracing.endpoint)
     source_of(settings)
     estimators.check(settings.trainer.estimator, settings.trainer.params)
     if "random" in settings.consumer.modes:

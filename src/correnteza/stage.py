@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from correnteza.errors import FencedError, LogUnavailableError, OffsetRemovedErr
 from correnteza.events import Event, Events
 from correnteza.log.base import Slice, Store
 from correnteza.metrics import ROWS, Histogram, by_reason
+from correnteza.tracing import Span, Tracer
 
 S = TypeVar("S")
 
@@ -266,6 +268,7 @@ class Runner(Generic[S]):
         wait_s: how long one read waits for rows.
         group_s: from one step to the next, at least, when nothing more was there to read; what comes after a silence
             is taken at once.
+        tracer: makes a span of each step, which is the current one for `between`, too; None traces nothing.
     """
 
     def __init__(
@@ -280,6 +283,7 @@ class Runner(Generic[S]):
         between: Callable[[S], None] | None = None,
         wait_s: float = WAIT_S,
         group_s: float = 0.0,
+        tracer: Tracer | None = None,
     ) -> None:
         self.stage = stage
         self.figures = Figures()
@@ -292,6 +296,7 @@ class Runner(Generic[S]):
         self._between = between
         self._wait_s = wait_s
         self._group_s = group_s
+        self._tracer = tracer
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -347,11 +352,12 @@ class Runner(Generic[S]):
                 return
             began = time.monotonic()
             self.figures.note_read(part.lag_rows, part.batch.num_rows)
-            if part.batch.num_rows:
-                state = self._advance(claim.epoch, state, part)
+            if self._tracer is None or not part.batch.num_rows:
+                state = self._go_on(claim.epoch, state, part)
+            else:
+                with self._tracer.begin(f"step {self.stage.name}", part.traces, {"rows": part.batch.num_rows}) as span:
+                    state = self._go_on(claim.epoch, state, part, span)
             position = part.next
-            if self._between is not None:
-                self._between(state)
             if self._group_s and part.batch.num_rows and not part.lag_rows:
                 self._stop.wait(max(0.0, began + self._group_s - time.monotonic()))
 
@@ -362,7 +368,14 @@ class Runner(Generic[S]):
             self._events.emit("gap", str(error), stage=self.stage.name, first=error.first)
             return self._source.read(None, limit, self._wait_s)
 
-    def _advance(self, epoch: int, state: S, part: Slice) -> S:
+    def _go_on(self, epoch: int, state: S, part: Slice, span: Span | None = None) -> S:
+        if part.batch.num_rows:
+            state = self._advance(epoch, state, part, span)
+        if self._between is not None:
+            self._between(state)
+        return state
+
+    def _advance(self, epoch: int, state: S, part: Slice, span: Span | None) -> S:
         began = time.perf_counter()
         step = self.stage.step(state, part.batch)
         stepped = time.perf_counter()
@@ -372,13 +385,17 @@ class Runner(Generic[S]):
         blob = self.stage.dump(step.state)
         came, went = self.scale.weigh(INPUT, part.batch), self.scale.weigh_all(outputs)
         began_commit = time.perf_counter()
-        # A commit that was asked for is seen through even while stopping: the retry ends by itself.
-        self._patiently(lambda: self._store.commit(self.stage.name, epoch, part.next, blob, outputs), see_through=True)
+        plain = partial(self._store.commit, self.stage.name, epoch, part.next, blob, outputs)
+        traced = span is not None and self._tracer is not None
+        commit = partial(self._tracer.committed, span.context, outputs, plain) if traced else plain  # type: ignore[union-attr]
+        self._patiently(commit, see_through=True)  # also while stopping: the retry ends by itself
         commit_s = time.perf_counter() - began_commit
         self.figures.note_commit(part.batch.num_rows, stepped - began, commit_s)
         self.figures.flow.note(came, went, stepped - began, commit_s)
         for event in step.events:
             self._events.announce(event)
+        if span is not None:
+            span.end()  # what happens between two steps is no part of it
         return step.state
 
     def _patiently(self, call: Callable[[], T], see_through: bool = False) -> T | None:

@@ -16,6 +16,7 @@ from correnteza.config.tables import (
     SchemaTable,
     Section,
     Services,
+    Tracing,
     Trainer,
     demo_schema,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Section",
     "Services",
     "Settings",
+    "Tracing",
     "Trainer",
     "demo_schema",
     "dumps",

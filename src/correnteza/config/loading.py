@@ -29,6 +29,7 @@ from correnteza.config.tables import (
     Retention,
     SchemaTable,
     Services,
+    Tracing,
     Trainer,
     demo_schema,
 )
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     services: Services = Services()
     retention: Retention = Retention()
     features: Features = ()
+    tracing: Tracing = Tracing()
     alerts: Alerts = Alerts()
 
     @property

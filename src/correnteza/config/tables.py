@@ -318,6 +318,15 @@ class Condition(Section):
         return metric
 
 
+class Tracing(Section):
+    """Spans by OpenTelemetry, for the extra `otel`; none where no endpoint is set."""
+
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Base address of an OTLP receiver over HTTP, as in http://127.0.0.1:4318."
+    )
+    sample: float = Field(1.0, ge=0, le=1, description="Share of the traces that are recorded, unless the client has decided.")
+
+
 class Alerts(Section):
     """What is watched without Prometheus, and who is told."""
 

@@ -30,6 +30,7 @@ from correnteza.metrics import Histogram
 from correnteza.pace import Pace
 from correnteza.records import ID, OFFSET, Field, Schema, empty, with_offsets
 from correnteza.stage import Source
+from correnteza.tracing import NONE, Tracer, Traces
 from correnteza.validation import problems
 
 Ask = Callable[[bytes], Any]
@@ -116,6 +117,7 @@ class Asking:
         request_rows: most records in one request.
         behind: told how many records wait for an answer, before each request; by then nobody else knows.
         clock: monotonic time in seconds, for the latency.
+        tracer: makes a span of each question; None where nothing is traced.
     """
 
     def __init__(
@@ -129,8 +131,10 @@ class Asking:
         request_rows: int,
         behind: Callable[[int], None],
         clock: Callable[[], float] = time.perf_counter,
+        tracer: Tracer | None = None,
     ) -> None:
         self.pace = pace
+        self._tracer = tracer
         self.waiting = waiting
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
         self.latency_s = Histogram()
@@ -163,9 +167,16 @@ class Asking:
             self._behind(part.lag_rows + rows)
         if rows and not self.pace.take(1, wait_s):
             return Slice(with_offsets(empty(ASKED), 1), after or _START, part.lag_rows + rows)
-        answered = self._answered(part.batch) if rows else with_offsets(empty(ASKED), 1)
+        answered, traces = self._traced(part) if rows else (with_offsets(empty(ASKED), 1), NONE)
         self.waiting.over()
-        return Slice(answered, part.next, part.lag_rows)
+        return Slice(answered, part.next, part.lag_rows, traces)
+
+    def _traced(self, part: Slice) -> tuple[pa.RecordBatch, Traces]:
+        """The answers, and what they were asked in."""
+        if self._tracer is None:
+            return self._answered(part.batch), NONE
+        with self._tracer.begin("ask", part.traces, {"rows": part.batch.num_rows}, "client") as span:
+            return self._answered(part.batch), Traces.of([span.context])
 
     def _answered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows with the columns of `ASKED`."""

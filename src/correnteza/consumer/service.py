@@ -32,6 +32,7 @@ from correnteza.log.sql import SqlStore
 from correnteza.metrics import Sample, sample
 from correnteza.pace import Pace
 from correnteza.stage import WAIT_S, Runner, Source
+from correnteza.tracing import Tracer, opened
 from correnteza.web import Service, create_app, serve
 
 NAME = "consumer"
@@ -100,7 +101,9 @@ def build(settings: Settings, store: Store, ask: Ask, raw: Source, wait_s: float
     """
     results, rejected = store.log("results", RESULTS), store.log("rejected", REJECTED)
     told = Events(NAME, event_log := store.log("events", events.SCHEMA))
-    parts = [_part(mode, settings, store, told, ask, raw, wait_s) for mode in dict.fromkeys(settings.consumer.modes)]
+    tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
+    modes = dict.fromkeys(settings.consumer.modes)
+    parts = [_part(mode, settings, store, told, ask, raw, wait_s, tracer) for mode in modes]
     service = Service(
         NAME,
         settings,
@@ -111,6 +114,7 @@ def build(settings: Settings, store: Store, ask: Ask, raw: Source, wait_s: float
         runners=tuple(part.runner for part in parts),
         status=lambda: _status(parts),
         samples=lambda status: _samples(parts, status["modes"]),
+        tracer=tracer,
     )
     return service, create_app(service, _routes(parts, told))
 
@@ -133,7 +137,16 @@ def main(settings: Settings, listening: socket.socket) -> int:
         store.close()
 
 
-def _part(mode: Mode, settings: Settings, store: Store, told: Events, ask: Ask, raw: Source, wait_s: float) -> Part:
+def _part(
+    mode: Mode,
+    settings: Settings,
+    store: Store,
+    told: Events,
+    ask: Ask,
+    raw: Source,
+    wait_s: float,
+    tracer: Tracer | None,
+) -> Part:
     consumer, schema = settings.consumer, settings.schema_of_records
     source = raw if mode == "records" else RandomRecords(schema, _draw(settings, told), consumer.seed)
     rows = consumer.records_per_request if mode == "records" else 1
@@ -145,7 +158,7 @@ def _part(mode: Mode, settings: Settings, store: Store, told: Events, ask: Ask, 
             part.runner.figures.note_read(waiting_rows, 0)
 
     waiting = Waiting(told, mode, time.perf_counter)
-    asking = Asking(source, schema, ask, pace, waiting, request_rows=rows, behind=behind)
+    asking = Asking(source, schema, ask, pace, waiting, request_rows=rows, behind=behind, tracer=tracer)
 
     def note(state: State) -> int:
         """Called with the state before each read, so that it is known also while the trainer is away."""
@@ -153,7 +166,7 @@ def _part(mode: Mode, settings: Settings, store: Store, told: Events, ask: Ask, 
         return rows
 
     stage = ConsumerStage(mode, consumer.metric_rows)
-    runner = Runner(stage, asking, store, told, batch_rows=rows, limit=note, wait_s=wait_s)
+    runner = Runner(stage, asking, store, told, batch_rows=rows, limit=note, wait_s=wait_s, tracer=tracer)
     part = Part(mode, asking, runner)
     return part
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 from anyio import to_thread
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
@@ -20,6 +22,7 @@ from correnteza.errors import InputError, Problem
 from correnteza.generator.posts import outcomes_post, records_post
 from correnteza.generator.receiver import Post, Receiver
 from correnteza.records import MAGNITUDE_LIMIT, Schema
+from correnteza.tracing import current
 from correnteza.validation import WITHOUT_NUL
 from correnteza.web.plain import read_body, send_body
 
@@ -60,7 +63,13 @@ class Posting:
             post = self._made(body, media, query, key)
         else:
             post = await to_thread.run_sync(self._made, body, media, query, key)
-        await send_body(send, 201, JSON, await asyncio.wrap_future(self._receiver.submit(post)))
+        span = current()
+        if span is None:
+            answer = await asyncio.wrap_future(self._receiver.submit(post))
+        else:
+            answer = await asyncio.wrap_future(self._receiver.submit(replace(post, trace=span.context)))
+            span.note({"rows": post.rows, **_offsets(answer)})
+        await send_body(send, 201, JSON, answer)
 
 
 def records(codec: Codec, receiver: Receiver) -> Posting:
@@ -75,6 +84,12 @@ def records(codec: Codec, receiver: Receiver) -> Posting:
 def outcomes(receiver: Receiver) -> Posting:
     """The endpoint that takes outcomes; all or none are stored."""
     return Posting("/outcomes", receiver, lambda body, media, _, key: outcomes_post(body, media, key))
+
+
+def _offsets(answer: bytes) -> dict[str, int]:
+    """The offsets of an answer's rows, if it has any."""
+    told = msgspec.json.decode(answer)
+    return {name: told[name] for name in ("first_offset", "last_offset") if told[name] is not None}
 
 
 def _key(key: str) -> str:

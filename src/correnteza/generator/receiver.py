@@ -29,6 +29,7 @@ from correnteza.errors import InputError, LogError
 from correnteza.events import Event, Events
 from correnteza.log.base import LATEST, Appended, Store
 from correnteza.stage import Flow, Scale, Weight
+from correnteza.tracing import Tracer
 
 NAME = "receiver"
 TAKEN = frozenset({"raw", "outcomes", "rejected"})
@@ -56,6 +57,7 @@ class Post:
         sha256: of what was sent, for comparison under the same key.
         events: what happened out of the ordinary.
         record: one record for `log`, as `Codec.accept` returned it, instead of `outputs`.
+        trace: what the request belongs to, as a `traceparent`; empty where nothing is traced.
     """
 
     log: str
@@ -65,6 +67,7 @@ class Post:
     sha256: str = ""
     events: Sequence[Event] = ()
     record: Any = None
+    trace: str = ""
 
     @property
     def rows(self) -> int:
@@ -114,6 +117,7 @@ class Receiver:
         events: where the posts' events go.
         keys: idempotency keys that are remembered.
         batch_of: makes rows of posts' records; never fails, for one that does would take all others with it.
+        tracer: remembers which rows came with which request; None where nothing is traced.
     """
 
     def __init__(
@@ -123,8 +127,10 @@ class Receiver:
         events: Events,
         keys: int,
         batch_of: Callable[[Sequence[Any]], pa.RecordBatch],
+        tracer: Tracer | None = None,
     ) -> None:
         self.posted_rows = 0
+        self._tracer = tracer
         self._batch_of = batch_of
         self.flow = Flow()
         self._scale = Scale()
@@ -230,7 +236,7 @@ class Receiver:
         if not outputs:
             return {}
         began = time.perf_counter()
-        appended = self._store.commit(NAME, self._epoch, None, b"", outputs)
+        appended = self._committed(posts, outputs)
         commit_s = time.perf_counter() - began
         went = self._scale.weigh_all(outputs)
         came = [went[name] for name in went.keys() & TAKEN]
@@ -239,6 +245,18 @@ class Receiver:
         for event in events:
             self._events.announce(event)
         return {name: rows.first for name, rows in appended.items()}
+
+    def _committed(self, posts: Sequence[Post], outputs: Mapping[str, pa.RecordBatch]) -> dict[str, Appended]:
+        if self._tracer is None:
+            return self._store.commit(NAME, self._epoch, None, b"", outputs)
+        with self._tracer.writing(outputs):
+            appended = self._store.commit(NAME, self._epoch, None, b"", outputs)
+            following = {name: rows.first for name, rows in appended.items()}
+            for post in posts:
+                first = following.get(post.log, 0)
+                following[post.log] = first + post.rows
+                self._tracer.note(post.log, first, first + post.rows - 1, post.trace)
+            return appended
 
     def _together(self, posts: Sequence[Post]) -> dict[str, pa.RecordBatch]:
         """The rows of all posts by log, in the order of the posts."""

@@ -31,6 +31,7 @@ from correnteza.log.base import Store
 from correnteza.log.sql import SqlStore
 from correnteza.metrics import Sample, sample
 from correnteza.stage import Runner, Source
+from correnteza.tracing import opened
 from correnteza.web import Service, create_app, serve
 from correnteza.web.plain import document
 
@@ -94,13 +95,20 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         "events": store.log("events", events.SCHEMA),
     }
     told = Events(NAME, logs["events"])
+    tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
     turn = threading.Lock()
     codec = Codec(schema)
-    receiver = Receiver(store, turn, told, wanted.idempotency_keys, codec.batch)
+    receiver = Receiver(store, turn, told, wanted.idempotency_keys, codec.batch, tracer)
     stage = GeneratorStage(schema)
     end = End(paced, told, wanted.source)
     runner = PacedRunner(
-        stage, paced, OneAtATime(store, turn), told, batch_rows=wanted.batch_rows, between=lambda _: end.look()
+        stage,
+        paced,
+        OneAtATime(store, turn),
+        told,
+        batch_rows=wanted.batch_rows,
+        between=lambda _: end.look(),
+        tracer=tracer,
     )
     service = Service(
         name=NAME,
@@ -121,6 +129,7 @@ def build(settings: Settings, store: Store) -> tuple[FastAPI, Service]:
         start=receiver.start,
         stop=receiver.stop,
         samples=lambda _: _samples(paced, end),
+        tracer=tracer,
         flows=lambda: {stage.name: runner.figures.flow.plain(), RECEIVER: receiver.flow.plain()},
     )
     endpoints = (posting.records(codec, receiver), posting.outcomes(receiver))

@@ -20,6 +20,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from correnteza.tracing import NONE, Traces
+
 LATEST = "latest"
 """A cursor for "only what is new", understood by every log."""
 
@@ -32,11 +34,18 @@ class Slice:
         batch: the rows, with the column `offset` in front; may be empty.
         next: the cursor behind the last row; pass it as `after` to go on.
         lag_rows: rows that were in the log behind `next` when the read was made.
+        traces: what the rows were written in, as far as it is known.
     """
 
     batch: pa.RecordBatch
     next: str
     lag_rows: int
+    traces: Traces = NONE
+
+
+def traces_of(*parts: Slice | None) -> Traces:
+    """What the rows of several slices were written in."""
+    return sum((part.traces for part in parts if part is not None), NONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from correnteza.errors import (
 )
 from correnteza.log.base import Appended, Bounds, Slice
 from correnteza.records import as_batch, empty, with_offsets
+from correnteza.tracing import Traces, outgoing
 
 CONNECT_S = 2.0
 ANSWER_S = 30.0
@@ -74,7 +75,7 @@ class HttpLog:
             raise LogError(
                 f"log {self.name}: a batch with columns {batch.schema.names} of other names or types than {self.schema.names}"
             )
-        headers = {"Content-Type": ARROW, "Idempotency-Key": uuid.uuid4().hex}
+        headers = {"Content-Type": ARROW, "Idempotency-Key": uuid.uuid4().hex, **outgoing()}
         body = arrow_stream(batch)
         for remaining in reversed(range(TRIES)):
             try:
@@ -94,7 +95,7 @@ class HttpLog:
         try:
             table = pa.ipc.open_stream(answer.content).read_all()
             batch = as_batch(table, self._expected)
-            return Slice(batch, answer.headers["Next-Cursor"], int(answer.headers["Lag-Rows"]))
+            return Slice(batch, answer.headers["Next-Cursor"], int(answer.headers["Lag-Rows"]), Traces.told(answer.headers))
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise LogError(
                 f"{self.url}/{self._path} did not answer rows with the columns {self._expected.names}: {error!r}"

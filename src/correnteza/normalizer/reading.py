@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from correnteza.errors import CursorError, LogUnavailableError, OffsetRemovedError
 from correnteza.events import Events
-from correnteza.log.base import Slice
+from correnteza.log.base import Slice, traces_of
 from correnteza.normalizer.deriving import OUTCOME, OUTCOME_TYPE
 from correnteza.records import OFFSET
 from correnteza.stage import Source
@@ -79,7 +79,8 @@ class RecordsAndOutcomes:
         following = place.outcomes if news is None else news.next
         text = json.dumps(asdict(_Place(records.next, following, offset)), separators=(",", ":"))
         batch = records.batch if news is None else _together(records.batch, news.batch, offset)
-        return Slice(batch, text, records.lag_rows + (0 if news is None else news.lag_rows))
+        lag_rows = records.lag_rows + (0 if news is None else news.lag_rows)
+        return Slice(batch, text, lag_rows, traces_of(records, news))
 
     def _records(self, place: _Place, limit: int, wait_s: float) -> Slice:
         try:

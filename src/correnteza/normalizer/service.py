@@ -32,6 +32,7 @@ from correnteza.normalizer.remembering import Remembered
 from correnteza.normalizer.stage import REJECTED, NormalizerStage, limits_of
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
 from correnteza.stage import GROUP_S, Runner, Source
+from correnteza.tracing import opened
 from correnteza.web import Service, create_app, problem, serve
 
 NAME = "normalizer"
@@ -107,6 +108,7 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
         **({} if kept is None else {entries.LOG: kept.entries}),
     }
     told = Events(NAME, logs["events"])
+    tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
     figures = Committed(
         logs["records"], logs["rejected"], logs["scalers"], logs["categories"], schema.numeric, schema.categories
     )
@@ -126,8 +128,10 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
                 batch_rows=settings.normalizer.batch_rows,
                 group_s=GROUP_S,
                 between=None if kept is None else lambda _: kept.trim(stage.deriving.snapshot_offset),
+                tracer=tracer,
             ),
         ),
+        tracer=tracer,
         status=figures.status if kept is None else lambda: {**figures.status(), "memory": kept.status()},
         samples=_samples,
     )

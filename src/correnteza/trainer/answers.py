@@ -28,6 +28,7 @@ from correnteza.events import Events
 from correnteza.features import Floats
 from correnteza.log.base import Log
 from correnteza.records import TIMESTAMP
+from correnteza.tracing import Tracer, Traces
 from correnteza.trainer.questions import Records, texts_of
 
 PREDICTIONS = pa.schema(
@@ -64,6 +65,7 @@ class Answered:
         halves: what each interval reaches to either side, in the target's unit, shape [rows]; None when not known yet.
         records: what was asked.
         at_us: when, in microseconds of Unix time.
+        trace: what the request belongs to, as a `traceparent`; empty where nothing is traced.
     """
 
     ids: Sequence[str]
@@ -72,6 +74,7 @@ class Answered:
     halves: Floats | None
     records: Records
     at_us: int
+    trace: str = ""
 
 
 class Ids:
@@ -93,9 +96,11 @@ class Answers:
         log: the log `predictions`.
         events: where it is told what could not be stored.
         queue_rows: most rows that may wait.
+        tracer: makes a span of each commit; None where nothing is traced.
     """
 
-    def __init__(self, log: Log, events: Events, queue_rows: int = QUEUE_ROWS) -> None:
+    def __init__(self, log: Log, events: Events, queue_rows: int = QUEUE_ROWS, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer
         self.served_rows = 0
         self.dropped_rows = 0
         self._log = log
@@ -154,7 +159,7 @@ class Answers:
         while group := self._group():
             batch = rows_of(group)
             try:
-                self._log.append(batch)
+                self._append(batch, group)
             except LogUnavailableError:
                 self._something.set()
                 return False
@@ -165,6 +170,14 @@ class Answers:
                 for _ in group:
                     self._queue.popleft()
         return True
+
+    def _append(self, batch: pa.RecordBatch, group: Sequence[Answered]) -> None:
+        if self._tracer is None:
+            self._log.append(batch)
+            return
+        causes = Traces.of(answered.trace for answered in group)
+        with self._tracer.begin("store predictions", causes, {"rows": batch.num_rows}):
+            self._log.append(batch)
 
     def _group(self) -> list[Answered]:
         """The first answers of the queue, which stay there until they are stored."""

@@ -21,6 +21,7 @@ from correnteza.log.base import Appended, Store
 from correnteza.trainer.judging import Ruling
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Decision, decision_rows, promotion_rows
 from correnteza.trainer.registry import MODELS, Meta, Registry, model_rows
+from correnteza.trainer.tracks import Tracks
 from correnteza.trainer.training import Trained
 
 NAME = "registry"
@@ -52,12 +53,14 @@ class Books:
         store: the trainer's store.
         registry: the model versions.
         events: where events go.
+        tracks: makes spans of what is committed.
 
     Attributes:
         progress: as of the last commit.
     """
 
-    def __init__(self, store: Store, registry: Registry, events: Events) -> None:
+    def __init__(self, store: Store, registry: Registry, events: Events, tracks: Tracks | None = None) -> None:
+        self._tracks = tracks or Tracks()
         self.progress = Progress()
         self._store = store
         self._registry = registry
@@ -103,7 +106,8 @@ class Books:
         if ruling.promoted:
             outputs["promotions"] = _promotion(version, champion, ruling)
         kind = "model_version" if ruling.promoted else "model_not_promoted"
-        self.commit(outputs, [Event(kind, ruling.reason, {"version": version})], self.progress)
+        with self._tracks.deciding("promote" if ruling.promoted else "refuse", version, ruling.reason):
+            self.commit(outputs, [Event(kind, ruling.reason, {"version": version})], self.progress)
 
     def roll_back(self, version: int, parent: int, ruling: Ruling) -> None:
         """Put the parent of the version in service back."""
@@ -111,7 +115,8 @@ class Books:
             "decisions": decision_rows(version, datetime.now(UTC), "rolled_back", ruling.reason, ruling.evidence),
             "promotions": _promotion(parent, version, ruling),
         }
-        self.commit(outputs, [Event("model_rolled_back", ruling.reason, {"version": version})], self.progress)
+        with self._tracks.deciding("roll back", version, ruling.reason):
+            self.commit(outputs, [Event("model_rolled_back", ruling.reason, {"version": version})], self.progress)
 
     def register(
         self, version: int, trained: Trained, meta: Meta, ruling: Ruling | None, challenger: int | None, progress: Progress
@@ -133,15 +138,16 @@ class Books:
         if pinned is not None:
             ruling = Ruling(False, None, f"not promoted: version {pinned} is pinned", {})
         reason = "it answers beside the version in service" if ruling is None else ruling.reason
-        row = self._registry.write(version, trained, replace(meta, decision=reason))
-        outputs = {"models": model_rows(row), **_decisions(version, ruling, challenger)}
+        outputs = _decisions(version, ruling, challenger)
         if ruling is not None and ruling.promoted:
             outputs["promotions"] = _promotion(version, current.version if current else None, ruling)
         outcome: Outcome = "shadow" if ruling is None else "promoted" if ruling.promoted else "not_promoted"
         kind = {"shadow": "model_challenger", "promoted": "model_version", "not_promoted": "model_not_promoted"}[outcome]
         events = [Event(kind, reason, {"version": version})]
         events += [Event("training_warned", text, {"version": version}) for text in trained.warnings]
-        self.commit(outputs, events, progress)
+        with self._tracks.deciding("register" if outcome != "promoted" else "register and promote", version, reason):
+            row = self._registry.write(version, trained, replace(meta, decision=reason))
+            self.commit({"models": model_rows(row), **outputs}, events, progress)
         return outcome
 
     def _keep_pin(self, promoted: int) -> None:

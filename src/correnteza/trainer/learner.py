@@ -27,14 +27,16 @@ from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
 from correnteza.stage import GROUP_S, Figures, Runner
+from correnteza.tracing import Tracer, opened
 from correnteza.trainer import handover, labels, lineage
 from correnteza.trainer.answers import PREDICTIONS
-from correnteza.trainer.learning import Learner, Training
+from correnteza.trainer.learning import Learner
 from correnteza.trainer.ledger import Ledger
 from correnteza.trainer.registry import Registry, load_key
-from correnteza.trainer.training import TrainingProcess
+from correnteza.trainer.training import Training, TrainingProcess
 from correnteza.trainer.upstream import Upstream
 
+NAME = "learner"
 STATUS_EVERY_S = 0.25
 WAIT_S = 0.5
 """How long a read waits for rows; also how late a training that ended on a silent stream is noticed."""
@@ -53,21 +55,30 @@ def main(argument: str) -> int:
     children.stop_when_parent_dies()
     output.set_up(settings.services.log_format)
     store = SqlStore(settings.pipeline.folder / "trainer.db")
-    told = Events("learner", store.log("events", events.SCHEMA))
+    told = Events(NAME, store.log("events", events.SCHEMA))
     training = TrainingProcess(settings.trainer.nice, settings.trainer.train_memory_mb)
+    tracer = None
     try:
-        learner, runner, ledger = build(settings, store, told, training, stopping)
+        tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
+        learner, runner, ledger = build(settings, store, told, training, stopping, tracer)
         return run(learner, runner, ledger, told, stopping, lambda: bool(asked))
     except CorrentezaError as error:
         told.emit("learner_failed", str(error), error=type(error).__name__)
         return FAILED
     finally:
         training.close()
+        if tracer is not None:
+            tracer.close()
         store.close()
 
 
 def build(
-    settings: Settings, store: SqlStore, told: Events, training: Training, stopping: threading.Event
+    settings: Settings,
+    store: SqlStore,
+    told: Events,
+    training: Training,
+    stopping: threading.Event,
+    tracer: Tracer | None = None,
 ) -> tuple[Learner, Runner[Any], Ledger]:
     """The parts of the process, not started."""
     schema, own = settings.schema_of_model, settings.trainer
@@ -85,7 +96,7 @@ def build(
     )
     predictions, taken = store.log("predictions", PREDICTIONS), store.log(labels.LOG, labels.LABELS)
     ledger = Ledger(upstream, outcomes, predictions, taken, schema, told, own.label_horizon_rows)
-    learner = Learner(own, schema, store, registry, upstream, training, told, stopping, past=ledger.past)
+    learner = Learner(own, schema, store, registry, upstream, training, told, stopping, past=ledger.past, tracer=tracer)
     runner = Runner(
         learner.stage,
         ledger,
@@ -96,6 +107,7 @@ def build(
         between=learner.between,
         wait_s=WAIT_S,
         group_s=2 * GROUP_S,  # each step reads two logs, and nobody waits for its rows as for an answer
+        tracer=tracer,
     )
     return learner, runner, ledger
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -33,6 +33,7 @@ from correnteza.events import Event, Events
 from correnteza.log.base import Store
 from correnteza.metrics import SECONDS_LONG, Histogram
 from correnteza.records import Schema
+from correnteza.tracing import Tracer
 from correnteza.trainer import evaluation, judging, lineage, plan, prequential
 from correnteza.trainer.books import Books, Progress
 from correnteza.trainer.champion import Follower
@@ -46,7 +47,8 @@ from correnteza.trainer.registry import Meta, Registry
 from correnteza.trainer.schedule import schedule_of
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
-from correnteza.trainer.training import Job, Trained
+from correnteza.trainer.tracks import Tracks
+from correnteza.trainer.training import Trained, Training
 from correnteza.trainer.upstream import Upstream
 from correnteza.trainer.window import Window
 
@@ -55,23 +57,6 @@ POLL_S = 0.002
 PAUSE_S = 0.2
 JUDGED_EVERY_ROWS = 50
 """With a trigger by rows, versions are judged after every so many labelled rows."""
-
-
-class Training(Protocol):
-    """What runs one training at a time, as `training.TrainingProcess` does."""
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the next job goes to a process that remembers nothing of earlier versions."""
-
-    def start(self, job: Job) -> None:
-        """Begin a training and return at once."""
-
-    def poll(self) -> Trained | None:
-        """The outcome if it is there."""
-
-    def kill(self, reason: str) -> None:
-        """End the training under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +83,7 @@ class Learner:
         events: where events go.
         stopping: set when the process is to end.
         clock: monotonic time in seconds.
+        tracer: makes spans of trainings and versions; None where nothing is traced.
         past: reads again what was read before a position, where the source is more than the log `normalized`.
 
     Attributes:
@@ -119,6 +105,7 @@ class Learner:
         stopping: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         past: Callable[[str, int], Iterator[pa.RecordBatch]] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.stage = LearnerStage(
             schema,
@@ -148,7 +135,8 @@ class Learner:
         self._schedule = schedule_of(settings, clock)
         self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
         self._requests = store.log("requests", REQUESTS)
-        self._books = Books(store, registry, events)
+        self._tracks = Tracks(tracer)
+        self._books = Books(store, registry, events, self._tracks)
         self._jobs = Jobs(settings, schema, registry, upstream)
         self._follower = Follower(schema, registry, store.log("promotions", PROMOTIONS, bounded=False), events)
         self._ancestor: Ancestor | None = None
@@ -190,6 +178,7 @@ class Learner:
 
     def between(self, state: State) -> None:
         """Learn from what was committed, judge versions, end and begin trainings, take up promotions."""
+        self._tracks.stepped()
         self._patiently(lambda: self._look_around(state))
         while self._schedule.waits and self._under_way is not None and not self._stopping.wait(POLL_S):
             self._patiently(self._conclude)
@@ -328,6 +317,7 @@ class Learner:
         if job.recipe is not None:
             progress = replace(progress, worth=plan.due_rows(job.recipe, state.drag))
         self._training.start(job)
+        self._tracks.began(wish.version, len(job.targets), reason)
         self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), changed is not None)
         self._schedule.started()
 
@@ -385,6 +375,7 @@ class Learner:
 
     def _end(self, under_way: _UnderWay, outcome: str) -> None:
         self._under_way = None
+        self._tracks.ended(outcome, self.failure)
         self.trainings[outcome].note(self._clock() - under_way.started_at)
         self._schedule.ended(outcome == "failed")
 

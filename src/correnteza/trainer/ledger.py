@@ -38,7 +38,7 @@ import pyarrow as pa
 
 from correnteza.errors import LogError, LogUnavailableError, OffsetRemovedError
 from correnteza.events import Events
-from correnteza.log.base import OwnedLog, Slice
+from correnteza.log.base import OwnedLog, Slice, traces_of
 from correnteza.records import ID, MAGNITUDE_LIMIT, OFFSET, Schema
 from correnteza.stage import Source
 from correnteza.trainer.examples import Examples
@@ -133,7 +133,7 @@ class Ledger:
         self._at = None  # whoever fails from here on leaves memory half changed
         batch = self._advance(ready, news, arrivals)
         self._at = self._place.text()
-        return Slice(batch, self._at, self._lag_rows + (0 if news is None else news.lag_rows))
+        return Slice(batch, self._at, self._lag_rows + (0 if news is None else news.lag_rows), traces_of(arrivals, news))
 
     def past(self, after: str | None, rows: int) -> Iterator[pa.RecordBatch]:
         """What was read up to a cursor, once more and in the same order.

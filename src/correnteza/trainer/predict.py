@@ -12,7 +12,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextvars import copy_context
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from correnteza.codec import ARROW, JSON, NDJSON, example, json_schema
 from correnteza.errors import NoModelError
 from correnteza.records import Schema
+from correnteza.tracing import current
 from correnteza.trainer.answers import Answered, Answers, Ids
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.questions import MAX_ROWS, Question, Reader
@@ -107,6 +109,10 @@ class Predict:
         if serving is None:
             raise NoModelError(self._not_ready())
         answered = predicted(question, serving, self._ids)
+        span = current()
+        if span is not None:
+            span.note({"rows": len(answered.ids), "model_version": answered.version})
+            answered = replace(answered, trace=span.context)
         if answered.ids:
             self._answers.put(answered)
         return answered
@@ -120,7 +126,8 @@ class Predict:
         return encode(self.answered(question), media, question.single)
 
     async def _aside(self, call: Callable[..., bytes], *arguments: Any) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        within = copy_context().run  # the thread is in the request's span, too
+        return await asyncio.get_running_loop().run_in_executor(self._threads, within, call, *arguments)
 
 
 def predicted(question: Question, serving: Serving, ids: Ids) -> Answered:

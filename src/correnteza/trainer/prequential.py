@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -351,7 +351,7 @@ def _in_order(parts: list[tuple[Ints, pa.RecordBatch | None]]) -> dict[str, pa.R
 
 def _drifted(change: Change, offset: int) -> Event:
     reason = f"the error rose; the world seems another one since labelled row {change.start}"
-    return Event("error_drift", reason, {**asdict(change), "normalized_offset": offset})
+    return Event("error_drift", reason, {"found": change.found, "start": change.start, "normalized_offset": offset})
 
 
 def _recent(state: State, numbers: Ints, errors: Floats) -> tuple[tuple[int, float], ...]:

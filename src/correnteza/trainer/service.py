@@ -32,6 +32,7 @@ from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
+from correnteza.tracing import opened
 from correnteza.trainer import curve, evaluation, handover, history, labels, predict, prequential, protocols
 from correnteza.trainer.answers import PREDICTIONS, Answers
 from correnteza.trainer.board import Repeated
@@ -150,7 +151,8 @@ def build(
     registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
     follower = Follower(schema, registry, logs["promotions"], told)
     keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner)
-    answers = Answers(logs["records"], told)
+    tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
+    answers = Answers(logs["records"], told, tracer=tracer)
     count = Count(told, answers, keeper, place)
     desk = Desk(settings, registry, keeper, count, store, told)
     samples = TrainerSamples(registry, logs["promotions"], logs["decisions"], settings.trainer.level)
@@ -172,6 +174,7 @@ def build(
         samples=lambda status: samples.of(status, count.total()),
         flows=lambda: _flows(count.total().told),
         processes=lambda: processes(count.total()),
+        tracer=tracer,
     )
     endpoint = predict.Predict(schema, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
     app = create_app(service, routes_of(desk), [Route(predict.PATH, endpoint, methods=["POST"])])

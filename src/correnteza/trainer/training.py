@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -172,6 +172,23 @@ def _checkpoint(estimator: Any, job: Job) -> bytes:
     content = {"estimator": estimator, "scaler": job.scaler, "codes": job.codes, "schema": job.schema}
     joblib.dump(content, buffer)
     return buffer.getvalue()
+
+
+class Training(Protocol):
+    """What runs one training at a time, as `TrainingProcess` does."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the next job goes to a process that remembers nothing of earlier versions."""
+
+    def start(self, job: Job) -> None:
+        """Begin a training and return at once."""
+
+    def poll(self) -> Trained | None:
+        """The outcome if it is there."""
+
+    def kill(self, reason: str) -> None:
+        """End the training under way."""
 
 
 class TrainingProcess:

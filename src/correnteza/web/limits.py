@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from correnteza.errors import CorrentezaError, InputError
+from correnteza.tracing import Tracer, incoming
 from correnteza.web.problems import of_error, of_unexpected, problem
 from correnteza.web.requests import OTHER
 from correnteza.web.service import Service
@@ -38,13 +40,37 @@ class Limits:
         self._service = service
         self._most = service.settings.services.max_body_bytes
         self._most_in_flight = service.settings.services.max_in_flight
+        self._tracer = service.tracer
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self._tracer is not None and scope["method"] == "POST":
+            await self._traced(self._tracer, scope, receive, send)
+        else:
+            await self._bounded(scope, receive, send)
+
+    async def _traced(self, tracer: Tracer, scope: Scope, receive: Receive, send: Send) -> None:
+        """As `_bounded`, in a span that goes on in the trace of the client."""
+        began = {"http.request.method": scope["method"], "url.path": scope["path"]}
+        span = tracer.begin(scope["method"], incoming(scope["headers"]), began, "server")
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                span.note({"http.response.status_code": status, "http.route": _route(scope)})
+                span.rename(f"{scope['method']} {_route(scope)}")
+                if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    span.fail(f"answered {status}")
+            await send(message)
+
+        with span:
+            await self._bounded(scope, receive, noted)
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what is too much at a time, and count the answers."""
         if self._in_flight >= self._most_in_flight and not scope["path"].startswith(_ALWAYS):
             self._count(scope, 503, 0.0)
             await self._overloaded()(scope, receive, send)
@@ -87,8 +113,7 @@ class Limits:
             await endpoint(scope, receive, send)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route") or scope.get("endpoint"), "path", OTHER)
-        self._service.requests.note(scope["method"], route, status, seconds)
+        self._service.requests.note(scope["method"], _route(scope), status, seconds)
 
     def _too_large(self) -> InputError:
         return InputError(f"the body is larger than services.max_body_bytes = {self._most}; send it in parts", status=413)
@@ -109,3 +134,8 @@ class Limits:
             return message
 
         return measured
+
+
+def _route(scope: Scope) -> str:
+    """The path as the route has it."""
+    return str(getattr(scope.get("route") or scope.get("endpoint"), "path", OTHER))

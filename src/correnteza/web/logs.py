@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -23,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from correnteza.codec import ARROW, JSON, NDJSON, arrow_stream, encode_rows, json_schema
 from correnteza.errors import InputError
 from correnteza.log.base import LATEST, OwnedLog, Slice
-from correnteza.records import empty, with_offsets
+from correnteza.records import OFFSET, empty, with_offsets
 from correnteza.web.plain import send_body
 from correnteza.web.problems import fault_of
 from correnteza.web.service import Service
@@ -79,7 +80,7 @@ class LogRows:
             part, body = await self._patiently(query, media)
         else:
             part, body = await to_thread.run_sync(self._read, query, media)
-        headers = ((b"next-cursor", part.next.encode()), (b"lag-rows", b"%d" % part.lag_rows))
+        headers = ((b"next-cursor", part.next.encode()), (b"lag-rows", b"%d" % part.lag_rows), *part.traces.headers())
         await send_body(send, 200, media, body, headers)
 
     async def _patiently(self, query: Query, media: str) -> tuple[Slice, bytes]:
@@ -92,12 +93,19 @@ class LogRows:
             part = await _awaited(growth, self._log, part, query.limit, query.wait_s)
         finally:
             growth.stop()
-        return part, await to_thread.run_sync(_encoded, part, media)
+        return await to_thread.run_sync(self._answer, part, media)
 
     def _read(self, query: Query, media: str) -> tuple[Slice, bytes]:
         part = self._log.read(query.after, query.limit, 0.0, query.back)  # refuses a bad cursor before it is registered
         if query.reader is not None and query.after != LATEST:
             self._log.register(query.reader, query.after, query.keep_rows)
+        return self._answer(part, media)
+
+    def _answer(self, part: Slice, media: str) -> tuple[Slice, bytes]:
+        """A part with what its rows were written in, and its encoding."""
+        if self._service.tracer is not None and part.batch.num_rows:
+            first, last = part.batch[OFFSET][0].as_py(), part.batch[OFFSET][-1].as_py()
+            part = replace(part, traces=self._service.tracer.rows(self._log.name, first, last))
         return part, _encoded(part, media)
 
     def openapi(self) -> dict[str, Any]:

@@ -136,3 +136,5 @@ def _stop(service: Service) -> None:
     for runner in service.runners:
         runner.stop()
     service.stop()
+    if service.tracer is not None:
+        service.tracer.close()

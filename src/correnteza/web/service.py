@@ -13,6 +13,7 @@ from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store
 from correnteza.metrics import Sample
 from correnteza.stage import Runner
+from correnteza.tracing import Tracer
 from correnteza.web.requests import Requests
 
 
@@ -44,6 +45,7 @@ class Service:
         samples: metrics that are particular to it, made of its `/status`.
         flows: what has gone through its stages, as `stage.Flow.plain` tells; None for that of the runners.
         processes: process ids by name; None for this process alone.
+        tracer: makes its spans; None where nothing is traced. Closed with the server.
         has_pages: whether the application serves pages: they hold WebSockets, and it is told when the server starts and stops.
     """
 
@@ -62,6 +64,7 @@ class Service:
     samples: Callable[[Mapping[str, Any]], Iterable[Sample]] = lambda _: ()
     flows: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
     processes: Callable[[], Mapping[str, int]] | None = None
+    tracer: Tracer | None = None
     has_pages: bool = False
     stopping: bool = False
     """Set when the server stops, so that waiting requests end."""

@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
@@ -224,11 +225,14 @@ class Desk:
         def answer(asked: Asked) -> T:
             return write(asked, self.answered(asked.records, asked.serving))
 
-        aside = asyncio.get_running_loop().run_in_executor
+        def aside(call: Callable[[], T]) -> asyncio.Future[T]:
+            within = copy_context().run  # the thread is in the request's span, too
+            return asyncio.get_running_loop().run_in_executor(self._threads, lambda: within(call))
+
         if size > INLINE_BYTES:
-            return await aside(self._threads, lambda: answer(read()))
+            return await aside(lambda: answer(read()))
         asked = read()
-        return answer(asked) if len(asked.records) <= INLINE_ROWS else await aside(self._threads, answer, asked)
+        return answer(asked) if len(asked.records) <= INLINE_ROWS else await aside(lambda: answer(asked))
 
     def answered(self, records: Sequence[Any], serving: Serving | None = None) -> Answered:
         """The answer for records as plain values; whole floats stand for integers.
