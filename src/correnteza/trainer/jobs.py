@@ -15,7 +15,7 @@ import numpy as np
 
 from correnteza import config
 from correnteza.errors import TamperedModelError, UnknownModelError
-from correnteza.features import Scaler
+from correnteza.features import Codes, Scaler
 from correnteza.records import Schema
 from correnteza.trainer import lineage, linear, plan
 from correnteza.trainer.lineage import Ancestor
@@ -38,12 +38,14 @@ class Wish:
         version: number of the version that it makes.
         parent: version in service, or None.
         reason: why it is trained.
+        labels_offset: rows that the log `labels` has.
         changed: number of the first labelled row of a new world, or None.
     """
 
     version: int
     parent: int | None
     reason: str
+    labels_offset: int
     changed: int | None = None
 
 
@@ -77,7 +79,8 @@ class Jobs:
         recipe, warm = self._recipe(wish, state, window, ancestor, fresh) if self._adaptive else (None, b"")
         newest = ancestor is not None and ancestor.version == wish.version - 1
         expressed = self._rows(state, window, recipe, newest)
-        return self._job(wish.version, expressed, recipe, warm), self._meta(wish, expressed, recipe)
+        codes = self._upstream.codes(state.raw_offset)
+        return self._job(wish.version, expressed, codes, recipe, warm), self._meta(wish, state, expressed, recipe)
 
     def _rows(self, state: State, window: Window, recipe: Recipe | None, newest: bool) -> Expressed:
         """The rows to learn from; where the training process may have forgotten parts, those of all parts."""
@@ -127,7 +130,7 @@ class Jobs:
         fitted = linear.local(rows.features, np.array(recent), units)
         return None if fitted is None else Local(0.0, fitted[0], tuple(fitted[1].tolist()))
 
-    def _job(self, version: int, expressed: Expressed, recipe: Recipe | None, warm: bytes) -> Job:
+    def _job(self, version: int, expressed: Expressed, codes: Codes, recipe: Recipe | None, warm: bytes) -> Job:
         return Job(
             version=version,
             estimator=self._settings.estimator,
@@ -136,7 +139,7 @@ class Jobs:
             features=expressed.features,
             targets=expressed.targets,
             scaler=self._upstream.scalers.versions.get(expressed.version, Scaler(1, np.zeros(0), np.ones(0))),
-            codes=self._upstream.codes(expressed.last_raw_offset),
+            codes=codes,
             schema=self._schema,
             recipe=recipe,
             numbers=expressed.numbers,
@@ -145,7 +148,7 @@ class Jobs:
             threads=self._settings.threads,
         )
 
-    def _meta(self, wish: Wish, expressed: Expressed, recipe: Recipe | None) -> Meta:
+    def _meta(self, wish: Wish, state: State, expressed: Expressed, recipe: Recipe | None) -> Meta:
         return Meta(
             parent=wish.parent,
             created_at=datetime.now(UTC),
@@ -161,6 +164,8 @@ class Jobs:
             schema_sha256=self._schema.fingerprint,
             evaluation={},
             recipe=_plain(recipe),
+            read_offset=state.offset,
+            labels_offset=wish.labels_offset,
         )
 
 

@@ -32,7 +32,7 @@ from correnteza.errors import ConfigError, LogUnavailableError, TrainingFailedEr
 from correnteza.events import Event, Events
 from correnteza.log.base import Store
 from correnteza.records import Schema
-from correnteza.trainer import evaluation, judging, lineage, plan, prequential
+from correnteza.trainer import evaluation, judging, labels, lineage, plan, prequential
 from correnteza.trainer.books import Books, Progress
 from correnteza.trainer.champion import Follower
 from correnteza.trainer.handover import REQUESTS
@@ -145,6 +145,7 @@ class Learner:
         self._schedule = schedule_of(settings, clock)
         self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
         self._requests = store.log("requests", REQUESTS)
+        self._labels = store.log(labels.LOG, labels.LABELS)
         self._books = Books(store, registry, events)
         self._jobs = Jobs(settings, schema, registry, upstream)
         self._follower = Follower(schema, registry, store.log("promotions", PROMOTIONS, bounded=False), events)
@@ -317,7 +318,8 @@ class Learner:
 
     def _begin(self, state: State, progress: Progress, reason: str, changed: int | None) -> None:
         champion = self._follower.champion
-        wish = Wish(self._registry.next_version(), champion.version if champion else None, reason, changed)
+        parent, labelled = None if champion is None else champion.version, self._labels.bounds().next - 1
+        wish = Wish(self._registry.next_version(), parent, reason, labelled, changed)
         ancestor = self._ancestor
         if self.stage.challenger is not None and champion is not None:  # whose end is open: it may have no descendants
             ancestor = lineage.of(self._registry, champion.version, self._settings, self._schema)

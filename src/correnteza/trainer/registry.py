@@ -87,6 +87,9 @@ class Meta:
         schema_sha256: `Schema.fingerprint`.
         evaluation: metrics at the promotion, as plain JSON values.
         recipe: what it is made of, as `Recipe.plain` says it; None when the estimator was fitted anew to all rows.
+        read_offset: of the last row of the log `normalized` that was read when its training began.
+        labels_offset: rows that the log `labels` had then; with `read_offset` it says what had been learned from, and in
+            which order.
     """
 
     parent: int | None
@@ -103,6 +106,8 @@ class Meta:
     schema_sha256: str
     evaluation: Mapping[str, Any]
     recipe: Mapping[str, Any] | None = None
+    read_offset: int = 0
+    labels_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
