@@ -20,8 +20,8 @@ from correnteza.records import Schema
 from correnteza.testing import read_all
 from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.evaluation import EVALUATIONS, metrics
-from correnteza.trainer.learning import JUDGED_EVERY_ROWS
 from correnteza.trainer.predictor import Predictor
+from correnteza.trainer.triggers import JUDGED_EVERY_ROWS
 from correnteza.trainer.window import Window
 
 from .worlds import AUTO, BY_ROWS, SCHEMA, Killed, Trainings, World, normalized, random_cuts, raw

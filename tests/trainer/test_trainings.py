@@ -162,7 +162,7 @@ def test_while_a_version_is_pinned_newer_ones_are_registered_and_not_promoted(
     """Also when one is in shadow that nobody judges any more."""
     world, seen = World(tmp_path, upstream_store, way), list[int]()
     learner = world.learner()
-    monkeypatch.setattr(learner, "_changed", lambda state: None)  # a drift would bring a training by itself
+    monkeypatch.setattr(learner._triggers, "_changed", lambda state, progress: None)  # a drift would bring a training by itself
 
     def pin(state: State) -> None:
         in_shadow = learner.stage.challenger is not None

@@ -163,6 +163,12 @@ class Trainer(Section):
         description="Labelled rows between trainings, or auto: as many as it is worth. The reader waits for the training, "
         "so the same log gives the same versions.",
     )
+    request_cooldown_s: float = Field(
+        1.0, ge=0, description="Seconds from a training that was asked for to the next; requests meanwhile are merged into it."
+    )
+    drift_cooldown_rows: int = Field(
+        50, ge=0, description="Labelled rows from a training that answered a rise of the error to the next such training."
+    )
     promotion: Literal["tested", "newest"] = Field(
         "tested",
         description="tested: a new version must prove itself beside the one in service; newest: it replaces it at once.",

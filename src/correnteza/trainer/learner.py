@@ -140,6 +140,7 @@ def tell(learner: Learner, figures: Figures, label_figures: Mapping[str, Any], t
         "labelled_rows": learner.labelled_rows,
         "window_rows": len(learner.window),
         "training": learner.training,
+        "request_wait_s": learner.request_wait_s,
         "failure": learner.failure,
         "challenger": learner.challenger,
         "drift": learner.drift,

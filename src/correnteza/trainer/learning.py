@@ -42,18 +42,16 @@ from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.promotions import PROMOTIONS
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Meta, Registry
-from correnteza.trainer.schedule import schedule_of
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
 from correnteza.trainer.training import Job, Trained
+from correnteza.trainer.triggers import Due, Triggers
 from correnteza.trainer.upstream import Upstream
 from correnteza.trainer.window import Window
 
 T = TypeVar("T")
 POLL_S = 0.002
 PAUSE_S = 0.2
-JUDGED_EVERY_ROWS = 50
-"""With a trigger by rows, versions are judged after every so many labelled rows."""
 
 
 class Training(Protocol):
@@ -142,9 +140,8 @@ class Learner:
         self._events = events
         self._stopping = stopping
         self._clock = clock
-        self._schedule = schedule_of(settings, clock)
         self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
-        self._requests = store.log("requests", REQUESTS)
+        self._triggers = Triggers(settings, store.log("requests", REQUESTS), clock)
         self._labels = store.log(labels.LOG, labels.LABELS)
         self._books = Books(store, registry, events)
         self._jobs = Jobs(settings, schema, registry, upstream)
@@ -170,6 +167,11 @@ class Learner:
         return None if self.stage.challenger is None else self.stage.challenger.version
 
     @property
+    def request_wait_s(self) -> float:
+        """Seconds until somebody who asks for a training gets one at the earliest, but for the one under way."""
+        return self._triggers.request_wait_s()
+
+    @property
     def training(self) -> bool:
         """Whether a training is under way."""
         return self._under_way is not None
@@ -180,16 +182,12 @@ class Learner:
 
     def limit(self, state: State) -> int:
         """Most rows of the next batch, so that it ends where a training by rows is due, or a version is judged."""
-        left = self._schedule.rows_left(state.rows, self._books.progress.attempted, self._books.progress.worth)
-        if left is None:
-            return self._settings.batch_rows
-        judged = JUDGED_EVERY_ROWS - state.rows % JUDGED_EVERY_ROWS
-        return min(left or judged, judged)
+        return self._triggers.limit(state.rows, self._books.progress)
 
     def between(self, state: State) -> None:
         """Learn from what was committed, judge versions, end and begin trainings, take up promotions."""
         self._patiently(lambda: self._look_around(state))
-        while self._schedule.waits and self._under_way is not None and not self._stopping.wait(POLL_S):
+        while self._triggers.schedule.waits and self._under_way is not None and not self._stopping.wait(POLL_S):
             self._patiently(self._conclude)
         self._patiently(self._follow)
 
@@ -240,7 +238,7 @@ class Learner:
         self._labelled, self._learned = state.rows, state.offset
         self._conclude()
         self._follow()
-        if not self._schedule.waits or state.rows % JUDGED_EVERY_ROWS == 0:
+        if self._triggers.judged(state.rows):
             self._judge(state)
         self._consider(state)
 
@@ -286,49 +284,30 @@ class Learner:
         """Begin a training if one is due or asked for."""
         if self._under_way is not None:
             return
-        progress = replace(self._books.progress, attempted=state.rows, requested=self._requests.bounds().next - 1)
-        asked = progress.requested > self._books.progress.requested
-        if len(self.window) < self._settings.min_rows:
-            if asked:
-                reason = f"the window holds {len(self.window)} labelled rows; trainer.min_rows = {self._settings.min_rows}"
-                progress = replace(self._books.progress, requested=progress.requested)
-                self._books.commit({}, [Event("training_refused", reason)], progress)
+        free = self.stage.challenger is None or self._books.pinned() is not None
+        due = self._triggers.due(state, self._books.progress, self._follower.seen == 1, free)
+        if due is None:
             return
-        changed = self._changed(state)
-        due = self._schedule.due(state.rows, self._books.progress.attempted, self._books.progress.worth)
-        if changed is not None:
-            self._begin(state, replace(progress, changed=state.rows), "the error had risen", changed)
-        elif asked or (due and (self.stage.challenger is None or self._books.pinned() is not None)):
-            self._begin(state, progress, "asked for" if asked else self._why(state), None)
+        if len(self.window) >= self._settings.min_rows:
+            self._begin(state, due)
+        elif due.asked:
+            reason = f"the window holds {len(self.window)} labelled rows; trainer.min_rows = {self._settings.min_rows}"
+            progress = replace(self._books.progress, requested=due.progress.requested)
+            self._books.commit({}, [Event("training_refused", reason)], progress)
 
-    def _changed(self, state: State) -> int | None:
-        """Number of the first row of a new world that no training has answered yet."""
-        if state.change is None or state.change.found <= self._books.progress.changed or self._follower.seen == 1:
-            return None
-        if self._schedule.waits and state.rows % JUDGED_EVERY_ROWS:
-            return None  # a batch need not end here
-        return state.change.start
-
-    def _why(self, state: State) -> str:
-        if self._follower.seen == 1:
-            return f"the first {state.rows} labelled rows are there"
-        if self._schedule.waits:
-            return f"{state.rows - self._books.progress.attempted} labelled rows since the last training"
-        return f"{self._settings.retrain_every_s:g} s since the last training"
-
-    def _begin(self, state: State, progress: Progress, reason: str, changed: int | None) -> None:
+    def _begin(self, state: State, due: Due) -> None:
         champion = self._follower.champion
         parent, labelled = None if champion is None else champion.version, self._labels.bounds().next - 1
-        wish = Wish(self._registry.next_version(), parent, reason, labelled, changed)
-        ancestor = self._ancestor
+        wish = Wish(self._registry.next_version(), parent, due.reason, labelled, due.changed)
+        ancestor, progress = self._ancestor, due.progress
         if self.stage.challenger is not None and champion is not None:  # whose end is open: it may have no descendants
             ancestor = lineage.of(self._registry, champion.version, self._settings, self._schema)
         job, meta = self._jobs.make(wish, state, self.window, ancestor, self._training.fresh)
         if job.recipe is not None:
             progress = replace(progress, worth=plan.due_rows(job.recipe, state.drag))
         self._training.start(job)
-        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), changed is not None)
-        self._schedule.started()
+        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), due.changed is not None)
+        self._triggers.started(due)
 
     def _conclude(self) -> None:
         """Register the training under way if it has ended, or end it if it takes too long."""
@@ -384,7 +363,7 @@ class Learner:
 
     def _end(self, failed: bool) -> None:
         self._under_way = None
-        self._schedule.ended(failed)
+        self._triggers.schedule.ended(failed)
 
     def _patiently(self, call: Callable[[], T]) -> T | None:
         """The call's answer; tried again while a log cannot answer; None when the process is to end."""

@@ -54,6 +54,16 @@ _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s
 _OBJECT = {"type": "object"}
 Rows = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of `evaluations`, the last ones.")]
 _SENTENCES = {"type": "array", "items": {"type": "string"}}
+_ACCEPTED = {
+    "type": "object",
+    "required": ["accepted", "request", "earliest_in_s", "training"],
+    "properties": {
+        "accepted": {"type": "boolean"},
+        "request": {"type": "integer", "description": "Its number; requests that wait together have one training."},
+        "earliest_in_s": {"type": "number", "description": "What is left of trainer.request_cooldown_s, in seconds."},
+        "training": {"type": "boolean", "description": "Whether another training has to end first."},
+    },
+}
 
 
 def main(settings: Settings, listening: socket.socket) -> int:
@@ -309,9 +319,11 @@ class Desk:
         raise NoModelError("there is no model version to put into service; wait for the first, or POST /train")
 
     def train(self) -> dict[str, Any]:
-        """Ask the learner for a training."""
+        """Ask the learner for a training; it comes after the cooldown and the one under way, with all that were asked for."""
+        told = self._count.total().told
         row = pa.RecordBatch.from_pylist([{"at": datetime.now(UTC), "reason": "POST /train"}], schema=handover.REQUESTS)
-        return {"accepted": True, "request": self._requests.append(row).first}
+        waits = {"earliest_in_s": round(told.get("request_wait_s", 0.0), 3), "training": told.get("training", False)}
+        return {"accepted": True, "request": self._requests.append(row).first, **waits}
 
 
 def _seen(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,7 +364,7 @@ def routes_of(desk: Desk) -> APIRouter:
     def unpin() -> Response:
         return _json(desk.unpin())
 
-    @routes.post("/train", status_code=202, summary="Train now", responses=_ok(_OBJECT, 202))
+    @routes.post("/train", status_code=202, summary="Train now", responses=_ok(_ACCEPTED, 202))
     def train() -> Response:
         return _json(desk.train(), HTTPStatus.ACCEPTED)
 
