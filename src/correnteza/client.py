@@ -222,7 +222,7 @@ class Client:
         return self._object("GET", service, "/status")
 
     def evaluation(self) -> dict[str, Any]:
-        """The trainer's rolling errors, interval coverage and drift state, per model version."""
+        """The trainer's errors, rolling and since the stream began (`total`), coverage and drift state, per model version."""
         return self._object("GET", "trainer", "/evaluation")
 
     # The registry

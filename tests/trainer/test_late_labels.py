@@ -355,6 +355,7 @@ def stepped(store: MemoryStore, stream: pa.RecordBatch, cuts: list[int]) -> tupl
         stage = stage_of(store, 1)
         if made:
             stage.opened.restore(pa.concat_batches(made))
+            stage.counted.restore(pa.concat_batches(made))
         step = stage.step(stage.load(blob) if blob else stage.initial(), stream.slice(start, stop - start))
         blob = stage.dump(step.state)
         made += [step.outputs["evaluations"]] if "evaluations" in step.outputs else []

@@ -272,6 +272,18 @@ def test_who_asks_for_a_training_is_told_how_long_the_learner_waits(made: Traine
     assert (answer["earliest_in_s"], answer["training"]) == (0.732, True)
 
 
+def test_the_errors_since_the_stream_began_are_those_that_the_learner_tells(
+    made: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With null in place of what is not known; without a learner there are none."""
+    total = {"overall": {"rows": 3, "mae": 1.5, "baseline_mae": float("nan")}, "versions": []}
+    with served(made.app, made.service) as url:
+        assert requests.get(f"{url}/evaluation", timeout=ANSWER_S).json()["total"] is None
+        monkeypatch.setattr(Count, "total", lambda _: Figures(told={"total": total}))
+        answer = requests.get(f"{url}/evaluation", timeout=ANSWER_S).json()["total"]
+    assert answer == {"overall": {"rows": 3, "mae": 1.5, "baseline_mae": None}, "versions": []}
+
+
 def test_the_interval_and_the_figures_come_from_the_evaluations(made: Trainer) -> None:
     """An interval reaches as many spreads, as the model tells them, as the last evaluation says."""
     made.add(1)

@@ -144,6 +144,7 @@ def tell(learner: Learner, figures: Figures, label_figures: Mapping[str, Any], t
         "failure": learner.failure,
         "challenger": learner.challenger,
         "drift": learner.drift,
+        "total": learner.totals.told(),
         "labels": dict(label_figures),
         "events": dict(told.counts),
     }

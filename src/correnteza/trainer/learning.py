@@ -44,6 +44,7 @@ from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Meta, Registry
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
+from correnteza.trainer.totals import Totals
 from correnteza.trainer.training import Job, Trained
 from correnteza.trainer.triggers import Due, Triggers
 from correnteza.trainer.upstream import Upstream
@@ -101,6 +102,7 @@ class Learner:
         window: the labelled rows that are learned from.
         failure: why the last training failed, or what is waited for; empty if nothing is wrong.
         drift: what is known of drift, as plain values.
+        totals: errors since the stream began.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Learner:
         self.window = Window(windows * settings.window_rows, schema.features)
         self.failure = ""
         self.drift: dict[str, Any] = {}
+        self.totals = Totals()
         self._past = past
         self._settings = settings
         self._schema = schema
@@ -202,7 +205,9 @@ class Learner:
         state = self.stage.load(claim.state)
         self.window = self._window(claim.position, state)
         horizon = self._settings.label_horizon_rows
-        self.stage.opened.restore(evaluation.rows_since(self._evaluations, state.offset - horizon, horizon))
+        last = evaluation.rows_since(self._evaluations, state.offset - horizon, horizon)
+        self.stage.opened.restore(last)
+        self.stage.counted.restore(last)
         self._labelled, self._learned = state.rows, state.offset
         if len(self.window) < min(state.rows, self._settings.window_rows):
             reason = f"the normalizer keeps only {len(self.window)} of the labelled rows that the window had"
@@ -232,7 +237,7 @@ class Learner:
             self._shadow(last.version)
 
     def _look_around(self, state: State) -> None:
-        self.drift = drift_of(state)
+        self.drift, self.totals = drift_of(state), state.totals
         if state.rows > self._labelled and state.fresh is not None:  # outcomes alone do not move the offset
             self._upstream.learn(self.window, state.fresh)
         self._labelled, self._learned = state.rows, state.offset

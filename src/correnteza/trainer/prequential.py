@@ -32,7 +32,7 @@ from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.duel import Duel
 from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.linear import LOCAL_ROWS
-from correnteza.trainer.opened import Bools, Given, Opened, evaluation_rows
+from correnteza.trainer.opened import Bools, Counted, Given, Opened, evaluation_rows
 from correnteza.trainer.predictor import Answers
 from correnteza.trainer.scores import Score
 from correnteza.trainer.state import Change, State, Trial, dump, load
@@ -105,6 +105,7 @@ class LearnerStage:
         challenger: the version in shadow, or None.
         parent: the one that the champion replaced, as long as it may come back, or None.
         opened: what was answered to records whose outcome is still to come; read back from `evaluations` at a restart.
+        counted: what was counted of outcomes that may still be corrected; read back likewise.
     """
 
     name = NAME
@@ -125,6 +126,7 @@ class LearnerStage:
         self.challenger: Scorer | None = None
         self.parent: Scorer | None = None
         self.opened = Opened(horizon_rows)
+        self.counted = Counted(horizon_rows)
         self._schema = schema
         self._features = features
         self._evaluate_every = evaluate_every
@@ -237,7 +239,8 @@ class LearnerStage:
             "challenger_version": None if challenger is None else np.full(len(errors), challenger.version),
             "challenger_prediction": None if shadow is None else shadow.prediction[counted],
         }
-        return evaluation_rows(rows, columns), multipliers, after
+        made = evaluation_rows(rows, columns)
+        return made, multipliers, replace(after, totals=state.totals.extended(*self.counted.signed(made)))
 
     def _open(
         self, batch: pa.RecordBatch, waiting: pa.Array, scored: Ints, multipliers: Floats

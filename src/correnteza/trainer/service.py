@@ -40,6 +40,7 @@ from correnteza.trainer.count import Count, Place
 from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
 from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
+from correnteza.trainer.shapes import ACCEPTED, EVALUATION, OBJECT, SENTENCES
 from correnteza.web import Service, create_app, problem, serve
 from correnteza.web.problems import RESPONSES
 
@@ -51,19 +52,7 @@ HISTORY = 100
 Last = Annotated[int, Query(ge=1, le=ROWS_IN_MEMORY, description="Tell of so many versions, the last ones.")]
 Version = Annotated[int, PathParameter(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
 _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
-_OBJECT = {"type": "object"}
 Rows = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of `evaluations`, the last ones.")]
-_SENTENCES = {"type": "array", "items": {"type": "string"}}
-_ACCEPTED = {
-    "type": "object",
-    "required": ["accepted", "request", "earliest_in_s", "training"],
-    "properties": {
-        "accepted": {"type": "boolean"},
-        "request": {"type": "integer", "description": "Its number; requests that wait together have one training."},
-        "earliest_in_s": {"type": "number", "description": "What is left of trainer.request_cooldown_s, in seconds."},
-        "training": {"type": "boolean", "description": "Whether another training has to end first."},
-    },
-}
 
 
 def main(settings: Settings, listening: socket.socket) -> int:
@@ -265,14 +254,15 @@ class Desk:
     def evaluation(self, rows: int | None = None) -> dict[str, Any]:
         """The body of `GET /evaluation`, over the last so many rows of the log; over `trainer.metric_rows` if None."""
         last = self._keeper.last_rows(rows or self._settings.metric_rows)
-        report = evaluation.report(last)
+        report, told = evaluation.report(last), self._count.total().told
         champion = self._keeper.follower.champion
         return {
             "model_version": None if champion is None else champion.version,
             "metric_rows": rows or self._settings.metric_rows,
             "level": self._settings.level,
             "multiplier": report.multiplier,
-            **_seen(self._count.total().told),
+            **_seen(told),
+            "total": told.get("total"),
             "rolling": None if report.overall is None else asdict(report.overall),
             "windows": [asdict(metrics) for metrics in evaluation.windows(last)],
             "versions": [{"model_version": version, **asdict(metrics)} for version, metrics in report.versions.items()],
@@ -341,34 +331,36 @@ def routes_of(desk: Desk) -> APIRouter:
     """The routes that are particular to the trainer, except `/predict`."""
     routes = APIRouter(tags=["model"])
 
-    @routes.get("/models", summary="The model versions, oldest first", responses=_ok({"type": "array", "items": _OBJECT}))
+    @routes.get("/models", summary="The model versions, oldest first", responses=_ok({"type": "array", "items": OBJECT}))
     def models() -> Response:
         return _json(desk.models())
 
-    @routes.get("/models/history", summary="What became of the versions, in sentences, oldest first", responses=_ok(_SENTENCES))
+    @routes.get("/models/history", summary="What became of the versions, in sentences, oldest first", responses=_ok(SENTENCES))
     def told(last: Last = HISTORY) -> Response:
         return _json(desk.history(last))
 
-    @routes.get("/models/{version}", summary="All that is known of a version", responses=_ok(_OBJECT))
+    @routes.get("/models/{version}", summary="All that is known of a version", responses=_ok(OBJECT))
     def model(version: Version) -> Response:
         return _json(desk.model(version))
 
-    @routes.post("/models/{version}/promote", summary="Put a version into service and keep it there", responses=_ok(_OBJECT))
+    @routes.post("/models/{version}/promote", summary="Put a version into service and keep it there", responses=_ok(OBJECT))
     def promote(version: Version) -> Response:
         try:
             return _json(desk.promote(version))
         except TamperedModelError as error:
             return problem(HTTPStatus.CONFLICT, str(error))
 
-    @routes.post("/models/unpin", summary="Let newer versions into service again", responses=_ok(_OBJECT))
+    @routes.post("/models/unpin", summary="Let newer versions into service again", responses=_ok(OBJECT))
     def unpin() -> Response:
         return _json(desk.unpin())
 
-    @routes.post("/train", status_code=202, summary="Train now", responses=_ok(_ACCEPTED, 202))
+    @routes.post("/train", status_code=202, summary="Train now", responses=_ok(ACCEPTED, 202))
     def train() -> Response:
         return _json(desk.train(), HTTPStatus.ACCEPTED)
 
-    @routes.get("/evaluation", summary="Rolling errors, in all and by model version", responses=_ok(_OBJECT))
+    @routes.get(
+        "/evaluation", summary="Errors, rolling and since the beginning, in all and by version", responses=_ok(EVALUATION)
+    )
     def evaluate(rows: Rows = None) -> Response:
         return _json(desk.evaluation(rows))
 

@@ -18,6 +18,7 @@ from correnteza.trainer import drift
 from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.duel import Duel
 from correnteza.trainer.scores import Drag, Score
+from correnteza.trainer.totals import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class State:
         trial: challenger against champion; None without a challenger.
         watch: champion against its parent; None when that is settled.
         change: the last rise of the error.
+        totals: errors since the stream began.
         fresh: the labelled rows of the last step, to be learned from once it is committed; not written down.
     """
 
@@ -86,6 +88,7 @@ class State:
     trial: Trial | None = None
     watch: Trial | None = None
     change: Change | None = None
+    totals: Totals = field(default_factory=Totals)
     fresh: pa.RecordBatch | None = None
 
 
@@ -101,7 +104,7 @@ def dump(state: State) -> bytes:
     """The state as bytes; equal states give equal bytes."""
     values: dict[str, Any] = {name: getattr(state, name) for name in ("offset", "raw_offset", "rows", "target_sum", "recent")}
     values["last_target"] = None if np.isnan(state.last_target) else state.last_target
-    values |= {name: getattr(state, name).plain() for name in ("conformal", "error", "fields", "target")}
+    values |= {name: getattr(state, name).plain() for name in ("conformal", "error", "fields", "target", "totals")}
     values["drag"] = asdict(state.drag)
     values["scores"] = {str(number): asdict(score) for number, score in sorted(state.scores.items())}
     values |= {name: _plain_trial(getattr(state, name)) for name in ("trial", "watch")}
@@ -128,6 +131,7 @@ def load(blob: bytes) -> State:
         trial=_trial_of(values["trial"]),
         watch=_trial_of(values["watch"]),
         change=values["change"] and Change(**values["change"]),
+        totals=Totals.of(values["totals"]),
     )
 
 
