@@ -188,7 +188,7 @@ class Trainer(Section):
     evaluate_every: int = Field(
         1, ge=1, description="Of every so many labelled rows one is predicted before it is learned from."
     )
-    metric_rows: int = Field(5000, ge=10, description="Rows of the rolling metrics.")
+    metric_rows: int = Field(5000, ge=10, description="Rows of the rolling metrics: the last ones with a known target.")
     level: float = Field(0.9, gt=0, lt=1, description="Level of the prediction intervals.")
     keep_versions: int = Field(20, ge=2, description="Model versions whose files are kept.")
     nice: int = Field(19, ge=0, le=19, description="Niceness of the training process, so that it does not delay answers.")

@@ -42,6 +42,7 @@ from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.promotions import PROMOTIONS
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Meta, Registry
+from correnteza.trainer.rolling import Rolling
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
 from correnteza.trainer.totals import Totals
@@ -144,6 +145,7 @@ class Learner:
         self._stopping = stopping
         self._clock = clock
         self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
+        self._rolling = Rolling(self._evaluations, settings.metric_rows, settings.label_horizon_rows)
         self._triggers = Triggers(settings, store.log("requests", REQUESTS), clock)
         self._labels = store.log(labels.LOG, labels.LABELS)
         self._books = Books(store, registry, events)
@@ -340,7 +342,7 @@ class Learner:
 
     def _take(self, under_way: _UnderWay, trained: Trained) -> None:
         challenger = self.stage.challenger
-        metrics = evaluation.metrics(evaluation.last_rows(self._evaluations, self._settings.metric_rows))
+        metrics = evaluation.metrics(self._rolling.look())
         meta = replace(under_way.meta, evaluation={} if metrics is None else asdict(metrics))
         ruling = judging.at_once(self._follower.seen == 1, under_way.drift, meta.rows, self._tested())
         shadow = None if challenger is None else challenger.version

@@ -52,7 +52,7 @@ HISTORY = 100
 Last = Annotated[int, Query(ge=1, le=ROWS_IN_MEMORY, description="Tell of so many versions, the last ones.")]
 Version = Annotated[int, PathParameter(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
 _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
-Rows = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of `evaluations`, the last ones.")]
+Rows = Annotated[int | None, Query(ge=1, le=100_000, description="The last so many rows of `evaluations` that have a target.")]
 
 
 def main(settings: Settings, listening: socket.socket) -> int:
@@ -252,15 +252,16 @@ class Desk:
         }
 
     def evaluation(self, rows: int | None = None) -> dict[str, Any]:
-        """The body of `GET /evaluation`, over the last so many rows of the log; over `trainer.metric_rows` if None."""
-        last = self._keeper.last_rows(rows or self._settings.metric_rows)
+        """The body of `GET /evaluation`, over the last so many rows with a target; over `trainer.metric_rows` if None."""
+        rolling = self._keeper.rolling(rows or self._settings.metric_rows)
+        last = rolling.look()
         report, told = evaluation.report(last), self._count.total().told
         champion = self._keeper.follower.champion
         return {
             "model_version": None if champion is None else champion.version,
             "metric_rows": rows or self._settings.metric_rows,
             "level": self._settings.level,
-            "multiplier": report.multiplier,
+            "multiplier": rolling.multiplier,
             **_seen(told),
             "total": told.get("total"),
             "rolling": None if report.overall is None else asdict(report.overall),
