@@ -26,10 +26,10 @@ from correnteza.records import OFFSET, Field, Schema
 from correnteza.testing import read_all
 from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.labels import LABELS, LOG
+from correnteza.trainer.manifests import MANIFESTS
 from correnteza.trainer.past import Past
 from correnteza.trainer.rebuild import Rebuilt, cursor_behind, rebuild
 from correnteza.trainer.recipe import Recipe
-from correnteza.trainer.registry import MANIFESTS
 from correnteza.trainer.training import Job, Trained, fit
 from correnteza.trainer.upstream import Upstream
 

@@ -190,7 +190,10 @@ class Trainer(Section):
     )
     metric_rows: int = Field(5000, ge=10, description="Rows of the rolling metrics: the last ones with a known target.")
     level: float = Field(0.9, gt=0, lt=1, description="Level of the prediction intervals.")
-    keep_versions: int = Field(20, ge=2, description="Model versions whose files are kept.")
+    keep_versions: int = Field(20, ge=2, description="Newest model versions whose files are kept.")
+    keep_older: int = Field(
+        50, ge=0, description="Older versions whose files are kept at most: the older, the farther apart in time."
+    )
     nice: int = Field(19, ge=0, le=19, description="Niceness of the training process, so that it does not delay answers.")
     servers: int = Field(1, ge=1, le=64, description="Processes that answer requests on the trainer's port.")
 

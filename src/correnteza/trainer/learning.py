@@ -361,7 +361,7 @@ class Learner:
             self._shadow(under_way.version)
         if meta.recipe is not None:
             self._ancestor = Ancestor(under_way.version, Recipe.of(meta.recipe))
-        self._registry.prune(self._settings.keep_versions)
+        self._registry.prune(self._settings.keep_versions, self._settings.keep_older)
 
     def _shadow(self, version: int) -> None:
         """Let a version answer beside the champion."""

@@ -304,7 +304,7 @@ class Desk:
             try:
                 return asdict(self._registry.promote(row.version, "unpinned by hand", pinned=False))
             except UnknownModelError:
-                break  # files of older ones were removed before
+                continue  # its files were removed
             except TamperedModelError as error:
                 self._told.emit("model_refused", str(error), version=row.version)
         raise NoModelError("there is no model version to put into service; wait for the first, or POST /train")

@@ -119,7 +119,7 @@ class Scored:
         floats = (rows[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in _COLUMNS)
         return cls(rows["model_version"].to_numpy(), *floats)
 
-    def columns(self) -> tuple[Floats | Ints, ...]:
+    def columns(self) -> tuple[Any, ...]:
         """The arrays, in order."""
         return tuple(getattr(self, name) for name in Scored.__slots__)
 
