@@ -17,6 +17,7 @@ from correnteza.trainer.books import Progress
 from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.handover import REQUESTS
 from correnteza.trainer.learning import Learner
+from correnteza.trainer.series import FIRST_BLOCKS
 from correnteza.trainer.state import Change, State
 from correnteza.trainer.triggers import JUDGED_EVERY_ROWS, Triggers
 
@@ -103,4 +104,4 @@ def test_every_rise_of_the_error_is_answered_and_answers_keep_their_distance(
 def test_the_default_cooldown_puts_off_no_answer_to_a_rise() -> None:
     """By rows an answer is never nearer to the last one; and the monitor tells no two rises so close together."""
     assert config.Trainer().drift_cooldown_rows <= JUDGED_EVERY_ROWS
-    assert config.Trainer().drift_cooldown_rows < drift.FIRST_BLOCKS * drift.ERROR_ROWS
+    assert config.Trainer().drift_cooldown_rows < FIRST_BLOCKS * drift.ERROR_ROWS

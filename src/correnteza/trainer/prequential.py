@@ -301,7 +301,7 @@ class LearnerStage:
         inputs, fields = state.fields.extend(self._features(records)) if records.num_rows else ([], state.fields)
         targets = fresh[self._schema.target].to_numpy()
         found, target = state.target.extend(targets) if len(targets) else ([], state.target)
-        events = [_moved("input_drift", each.name, each, records) for each in inputs]
+        events = [_moved("input_drift", each.name, each, records) for each in inputs if each.told]
         events += [_moved("target_drift", self._schema.target, each, fresh) for each in found]
         return fields, target, tuple(events)
 
