@@ -6,7 +6,7 @@ the training process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +49,19 @@ class Wish:
     changed: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the training process remembers.
+
+    Args:
+        versions: all of whose parts it has for sure.
+        empty: whether it has nothing at all, because it has just been started.
+    """
+
+    versions: Collection[int]
+    empty: bool
+
+
 class Jobs:
     """Makes jobs.
 
@@ -66,7 +79,7 @@ class Jobs:
         self._upstream = upstream
         self._adaptive = lineage.adaptive(settings)
 
-    def make(self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, fresh: bool) -> tuple[Job, Meta]:
+    def make(self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, memory: Memory) -> tuple[Job, Meta]:
         """A job, and what is known of the version before it is made.
 
         Args:
@@ -74,9 +87,9 @@ class Jobs:
             state: of the learner's stage.
             window: the labelled rows; at least one.
             ancestor: the version to go on from, or None.
-            fresh: whether the training process remembers nothing.
+            memory: what the training process remembers.
         """
-        recipe, warm = self._recipe(wish, state, window, ancestor, fresh) if self._adaptive else (None, b"")
+        recipe, warm = self._recipe(wish, state, window, ancestor, memory) if self._adaptive else (None, b"")
         newest = ancestor is not None and ancestor.version == wish.version - 1
         expressed = self._rows(state, window, recipe, newest)
         codes = self._upstream.codes(state.raw_offset)
@@ -91,15 +104,17 @@ class Jobs:
         version = None if recipe is None else recipe.scaler_version
         return window.expressed(self._upstream.scalers, len(self._schema.numeric), state.rows, rows, version)
 
-    def _recipe(self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, fresh: bool) -> tuple[Recipe, bytes]:
-        """The recipe, and the checkpoint for a training process that remembers nothing."""
+    def _recipe(
+        self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, memory: Memory
+    ) -> tuple[Recipe, bytes]:
+        """The recipe, and the checkpoint for a training process that may not remember the ancestor."""
         newest = window.newest_version() or 1
         ancestor, warm = self._usable(ancestor, newest), b""
-        if ancestor is not None and fresh:
+        if ancestor is not None and ancestor.version not in memory.versions:
             try:
                 warm = self._registry.checkpoint_bytes(ancestor.version)
             except (UnknownModelError, TamperedModelError):
-                ancestor = None
+                ancestor = None if memory.empty else ancestor
         parent = None if ancestor is None else ancestor.recipe
         automatic = parent is not None and self._settings.retrain_every_rows == "auto"
         bounds = plan.Bounds(

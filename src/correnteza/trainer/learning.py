@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -32,11 +33,11 @@ from correnteza.errors import ConfigError, LogUnavailableError, TrainingFailedEr
 from correnteza.events import Event, Events
 from correnteza.log.base import Store
 from correnteza.records import Schema
-from correnteza.trainer import evaluation, judging, labels, lineage, plan, prequential
+from correnteza.trainer import evaluation, forest, judging, labels, lineage, plan, prequential
 from correnteza.trainer.books import Books, Progress
 from correnteza.trainer.champion import Follower
 from correnteza.trainer.handover import REQUESTS
-from correnteza.trainer.jobs import Jobs, Wish
+from correnteza.trainer.jobs import Jobs, Memory, Wish
 from correnteza.trainer.lineage import Ancestor
 from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.promotions import PROMOTIONS
@@ -152,6 +153,7 @@ class Learner:
         self._jobs = Jobs(settings, schema, registry, upstream)
         self._follower = Follower(schema, registry, store.log("promotions", PROMOTIONS, bounded=False), events)
         self._ancestor: Ancestor | None = None
+        self._remembered: deque[int] = deque(maxlen=forest.GENERATIONS)  # versions whose parts the training process has
         self._learned = 0
         self._labelled = 0
         self._under_way: _UnderWay | None = None
@@ -201,7 +203,8 @@ class Learner:
         claim = self._store.claim(prequential.NAME)
         for name in self._registry.recover():
             self._events.emit("model_removed", f"{name} was left by a process that ended before registering it", name=name)
-        self._ancestor = lineage.newest(self._registry, self._settings, self._schema)
+        anew = self._books.progress.anew
+        self._ancestor = None if anew else lineage.newest(self._registry, self._settings, self._schema)
         if claim.state is None or claim.position is None:
             return
         state = self.stage.load(claim.state)
@@ -306,10 +309,15 @@ class Learner:
         champion = self._follower.champion
         parent, labelled = None if champion is None else champion.version, self._labels.bounds().next - 1
         wish = Wish(self._registry.next_version(), parent, due.reason, labelled, due.changed)
-        ancestor, progress = self._ancestor, due.progress
+        ancestor, progress = self._ancestor, replace(due.progress, anew=False)
         if self.stage.challenger is not None and champion is not None:  # whose end is open: it may have no descendants
             ancestor = lineage.of(self._registry, champion.version, self._settings, self._schema)
-        job, meta = self._jobs.make(wish, state, self.window, ancestor, self._training.fresh)
+        if self._training.fresh:
+            self._remembered.clear()
+        memory = Memory(self._remembered, self._training.fresh)
+        job, meta = self._jobs.make(wish, state, self.window, ancestor, memory)
+        if job.warm and ancestor is not None:
+            self._remembered.append(ancestor.version)
         if job.recipe is not None:
             progress = replace(progress, worth=plan.due_rows(job.recipe, state.drag))
         self._training.start(job)
@@ -337,7 +345,7 @@ class Learner:
         self.failure = reason
         self._ancestor = None  # what the training process remembers is in doubt
         event = Event("training_failed", reason, {"version": under_way.version})
-        self._patiently(lambda: self._books.commit({}, [event], under_way.progress))
+        self._patiently(lambda: self._books.commit({}, [event], replace(under_way.progress, anew=True)))
         self._end(failed=True)
 
     def _take(self, under_way: _UnderWay, trained: Trained) -> None:
@@ -359,6 +367,7 @@ class Learner:
         self._end(failed=False)
         if outcome == "shadow":
             self._shadow(under_way.version)
+        self._remembered.append(under_way.version)
         if meta.recipe is not None:
             self._ancestor = Ancestor(under_way.version, Recipe.of(meta.recipe))
         self._registry.prune(self._settings.keep_versions, self._settings.keep_older)
