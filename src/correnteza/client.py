@@ -277,7 +277,7 @@ class Client:
         return list(self._object("GET", "trainer", "/evaluation/history", params=query)["blocks"])
 
     def evaluation(self) -> dict[str, Any]:
-        """The trainer's rolling errors, interval coverage and drift state, per model version."""
+        """The trainer's errors, rolling and since the stream began (`total`), coverage and drift state, per model version."""
         return self._object("GET", "trainer", "/evaluation")
 
     # The registry

@@ -10,6 +10,7 @@ from correnteza import config
 from correnteza.log.memory import MemoryStore
 from correnteza.trainer import judging
 
+from .late import ROWS
 from .worlds import WAYS, World, normalized, raw
 
 
@@ -22,6 +23,19 @@ def upstream_store() -> MemoryStore:
 def turned_store() -> MemoryStore:
     """A stream whose world changes at once."""
     return normalized(raw(700, turned=450))
+
+
+@pytest.fixture(scope="session")
+def open_store() -> MemoryStore:
+    """What the normalizer makes of a stream whose targets all come late."""
+    return normalized(raw(ROWS, labelled=lambda _: False))
+
+
+@pytest.fixture(scope="session")
+def truths() -> list[float]:
+    """The target of each record."""
+    found: list[float] = raw(ROWS, labelled=lambda _: True)["price"].to_pylist()
+    return found
 
 
 @pytest.fixture(scope="module")

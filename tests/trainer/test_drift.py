@@ -12,20 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correnteza.features import Floats
-from correnteza.trainer.drift import (
-    BOUND,
-    ERROR_ROWS,
-    FIELD_ROWS,
-    FIRST_BLOCKS,
-    GAIN,
-    LARGEST,
-    MISSING_FLOOR,
-    MOST_BLOCKS,
-    Detection,
-    Monitor,
-    Monitors,
-    Series,
-)
+from correnteza.trainer.drift import ERROR_ROWS, FIELD_ROWS, MISSING_FLOOR, QUIET_ROWS, Detection, Monitor, Monitors
+from correnteza.trainer.series import BOUND, FIRST_BLOCKS, GAIN, LARGEST, MOST_BLOCKS, Series
 
 REPEATS = 40
 
@@ -225,7 +213,7 @@ def test_several_columns_are_seen_as_each_alone() -> None:
     values = drifting(10, 3_000)
     found, together = Monitors.start(["a", "b", "c"], codes=["b"]).extend(values)
     for place, name in enumerate("abc"):
-        alone, after = Monitor(codes=name == "b").extend(values[:, place])
+        alone, after = Monitor(codes=name == "b", quiet_rows=QUIET_ROWS).extend(values[:, place])
         assert [(each.row, each.what, each.after) for each in found if each.name == name] == [
             (each.row, each.what, each.after) for each in alone
         ]
@@ -257,10 +245,10 @@ def test_the_score_is_in_deviations_of_a_block_from_the_reference_about() -> Non
 
 
 def test_a_block_reaches_the_detector_bounded_and_in_units_of_the_reference() -> None:
-    from correnteza.trainer import drift
+    from correnteza.trainer import series
 
-    assert drift._unit(3.0, 1.0, 4.0) == GAIN * 0.5
-    assert (drift._unit(LARGEST, 0.0, 1e-300), drift._unit(-LARGEST, LARGEST, 1.0)) == (BOUND, -BOUND)
+    assert series._unit(3.0, 1.0, 4.0) == GAIN * 0.5
+    assert (series._unit(LARGEST, 0.0, 1e-300), series._unit(-LARGEST, LARGEST, 1.0)) == (BOUND, -BOUND)
 
 
 @pytest.mark.parametrize("value", [LARGEST, -LARGEST, math.inf, -math.inf, 1e-310, 0.0])
@@ -279,3 +267,64 @@ def test_extreme_values_leave_a_finite_state_of_bounded_size(value: float) -> No
 def test_no_columns_and_no_rows_are_nothing() -> None:
     assert Monitors.start([]).extend(np.empty((5, 0))) == ([], Monitors.start([]))
     assert Monitor().extend(np.empty(0)) == ([], Monitor())
+
+
+# What is told
+
+
+def told(values: Floats, codes: bool = False) -> list[int]:
+    """Rows after which a drift of one field is news."""
+    found, _ = Monitors.start(("field",), ("field",) if codes else ()).extend(values[:, None])
+    return [each.row for each in found if each.told]
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"constant"}))
+@pytest.mark.parametrize("shift", [1.0, 3.0, -3.0])
+def test_every_abrupt_change_after_a_quiet_time_is_told_as_soon_as_it_is_seen(name: str, shift: float) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        parts = [FIELDS[name](rng, 2 * QUIET_ROWS) for _ in range(3)]
+        deviation = float(np.std(parts[0]))
+        values = np.concatenate([parts[0], parts[1] + shift * deviation, parts[2]])
+        found, _ = Monitors.start(("field",)).extend(values[:, None])
+        for change in (2 * QUIET_ROWS, 4 * QUIET_ROWS):
+            first = next(each for each in found if each.row >= change)
+            assert first.told
+            assert first.row < change + 600
+
+
+def test_a_field_that_goes_round_is_told_at_first_and_a_leap_out_of_its_round_at_once() -> None:
+    """Steps as of a month, a wave as of a season."""
+    rng, rows = np.random.default_rng(1), np.arange(20_000)
+    for round_of in (rows // 700 % 12, 6.0 * np.sin(2 * np.pi * rows / 6000)):
+        values = round_of + 0.5 * rng.normal(size=len(rows))
+        all_of, _ = Monitor().extend(values)
+        assert len(all_of) > 12
+        assert 1 <= len(told(values)) <= 4
+        leapt = np.where(rows < 16_000, values, values + 40.0)
+        (row,) = [row for row in told(leapt) if row not in told(values)]
+        assert 16_000 <= row < 16_250
+
+
+def test_a_field_that_goes_missing_while_it_moves_is_told() -> None:
+    values = np.arange(6_000) // 700 + 0.1 * np.random.default_rng(1).normal(size=6_000)
+    values[5_000:] = np.nan
+    found, _ = Monitors.start(("field",)).extend(values[:, None])
+    assert [each.told for each in found if each.what == "missing"] == [True]
+
+
+def test_drifts_that_are_not_told_are_seen_nevertheless() -> None:
+    """The state says where the last one was."""
+    values = (np.arange(9_000) // 700 % 2) + 0.1 * np.random.default_rng(1).normal(size=9_000)
+    found, monitors = Monitors.start(("field",)).extend(values[:, None])
+    assert len(told(values)) == 1
+    assert monitors.drifted() == {"field": found[-1].row + 1}
+    assert found[-1].row > 8_000
+
+
+def test_of_errors_each_rise_counts() -> None:
+    rng = np.random.default_rng(1)
+    errors = np.abs(rng.normal(size=3_000)) * (1.0 + np.arange(3_000) // 500)
+    found = seen(Monitor.of_errors(), errors)
+    assert len(found) >= 3
+    assert all(each.told for each in found)

@@ -323,6 +323,29 @@ def test_a_beginning_anew_keeps_nothing() -> None:
     assert (recipe.scaler_version, only.weight, only.base.first) == (7, 1.0, 5000 - WINDOW_ROWS + 1)
 
 
+@given(st.integers(0, 1000), st.lists(st.integers(1, 700), min_size=2, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_while_a_version_is_pinned_rises_of_its_error_bring_one_rival_and_no_more(seed: int, steps: list[int]) -> None:
+    """Nobody tests the rival as long as its version does not answer: it waits without weight, and within its bounds."""
+    made = History(seed)
+    made.go_on(100)
+    pinned = dict(made.scores)
+    for rows in steps:
+        made.scores = {number: replace(score, rows=score.rows + rows) for number, score in pinned.items()}
+        at = made.last.at + rows
+        made.recipes.append(plan.plan(made.last, at, 1, dict(made.scores), made.bounds, at - rows // 2))
+    experts = [expert for recipe in made.recipes for expert in recipe.experts]
+    rivals = {expert.number for expert in experts} - pinned.keys()
+    assert len(rivals) == 1
+    assert all(len(recipe.experts) <= 2 and recipe.weights[0] == 1.0 for recipe in made.recipes)
+    assert all(sum(cohort.kept for cohort in expert.cohorts) <= TREES for expert in experts)
+    made.error = lambda number: 0.5 if number in rivals else 1.0
+    made.scores = pinned
+    for _ in range(4):
+        made.go_on(plan.PROOF_ROWS)
+    assert made.last.experts[0].number in rivals, "once it is tested, it can take over"
+
+
 # Derived features
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,14 @@ from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
 from correnteza.records import OFFSET, Field, Schema
 from correnteza.testing import read_all
-from correnteza.trainer import labels
-from correnteza.trainer.rebuild import Rebuilt, cursor_behind, rebuild, refuse_late_labels
+from correnteza.trainer.answers import PREDICTIONS
+from correnteza.trainer.labels import LABELS, LOG
+from correnteza.trainer.manifests import MANIFESTS
+from correnteza.trainer.past import Past
+from correnteza.trainer.rebuild import Rebuilt, cursor_behind, rebuild
 from correnteza.trainer.recipe import Recipe
-from correnteza.trainer.registry import MANIFESTS
 from correnteza.trainer.training import Job, Trained, fit
+from correnteza.trainer.upstream import Upstream
 
 from .worlds import KEY, SCHEMA, Trainings, World, normalized, raw, upstream_of
 
@@ -46,8 +48,19 @@ class Forgetful(Trainings):
     fresh = True
 
 
+def past_of(world: World, upstream: Upstream) -> Past:
+    return Past(upstream, world.store.log("predictions", PREDICTIONS), world.store.log(LOG, LABELS), SCHEMA)
+
+
+def from_others(world: World, version: int, source: MemoryStore) -> Rebuilt:
+    """The same from the logs of another normalizer."""
+    upstream = upstream_of(source)
+    return rebuild(version, world.registry, upstream, past_of(world, upstream), SCHEMA, fit)
+
+
 def again(world: World, version: int, keep: bool = False, train: Any = fit, schema: Schema = SCHEMA) -> Rebuilt:
-    return rebuild(version, world.registry, upstream_of(world.source), schema, train, keep)
+    upstream = upstream_of(world.source)
+    return rebuild(version, world.registry, upstream, past_of(world, upstream), schema, train, keep)
 
 
 @pytest.fixture(scope="module")
@@ -117,26 +130,26 @@ def test_rows_that_retention_removed_are_named(ran: World) -> None:
         where = "all" if first >= begins else "some" if last >= begins else "none"
         outcomes.add(where)
         if where == "all":
-            assert rebuild(row["version"], ran.registry, upstream_of(store), SCHEMA, fit).equal
+            assert from_others(ran, row["version"], store).equal
             continue
         part = f"the rows {first} to {begins - 1} of {first} to {last}" if where == "some" else f"all rows up to {begins - 1}"
         with pytest.raises(OffsetRemovedError, match=f"{part} were removed by retention"):
-            rebuild(row["version"], ran.registry, upstream_of(store), SCHEMA, fit)
+            from_others(ran, row["version"], store)
     assert outcomes == {"all", "some", "none"}
 
 
 def test_a_log_without_the_rows_is_another_log(ran: World) -> None:
     last = ran.models()[-1]["version"]
     with pytest.raises(ModelError, match="ends at offset 100; expected"):
-        rebuild(last, ran.registry, upstream_of(normalized(raw(100))), SCHEMA, fit)
-    otherwise = upstream_of(normalized(raw(700, labelled=lambda i: i % 2 == 0)))
+        from_others(ran, last, normalized(raw(100)))
+    otherwise = normalized(raw(700, labelled=lambda i: i % 2 == 0))
     with pytest.raises(ModelError, match=r"was trained on 150 labelled rows .* here these begin at \d+"):
-        rebuild(last, ran.registry, otherwise, SCHEMA, fit)
-    fewer = upstream_of(normalized(raw(700, labelled=lambda i: i % 9 == 4)))
+        from_others(ran, last, otherwise)
+    fewer = normalized(raw(700, labelled=lambda i: i % 9 == 4))
     with pytest.raises(
         ModelError, match=r"version \d+ needs 150 labelled rows up to \d+, \d+ are there; is it the data folder"
     ):
-        rebuild(last, ran.registry, fewer, SCHEMA, fit)
+        from_others(ran, last, fewer)
 
 
 def test_the_cursor_behind_any_row_is_found(upstream_store: MemoryStore) -> None:
@@ -212,18 +225,24 @@ def test_a_library_of_another_version_is_named(ran: World, monkeypatch: pytest.M
         again(ran, 3, train=failing)
 
 
+def on_disk(world: World, folder: Path) -> None:
+    """The databases, key and settings of a data folder; no files of versions."""
+    (folder / "models").mkdir()
+    (folder / "key").write_bytes(KEY)
+    (folder / "c.toml").write_text(TOML)
+    for name, memory in (("trainer", world.store), ("normalizer", world.source)):
+        store = SqlStore(folder / f"{name}.db")
+        for log in memory.logs().values():
+            rows = log.read(None, 10_000).batch.drop_columns([OFFSET])
+            store.log(log.name, log.schema).append(rows)
+        store.close()
+
+
 def test_the_command_says_it_in_a_sentence_and_its_exit_code(
     ran: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Over databases, in a training process."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "key").write_bytes(KEY)
-    (tmp_path / "c.toml").write_text(TOML)
-    for name, memory in (("trainer", ran.store), ("normalizer", ran.source)):
-        store = SqlStore(tmp_path / f"{name}.db")
-        for log in memory.logs().values():
-            store.log(log.name, log.schema).append(log.read(None, 10_000).batch.drop_columns([OFFSET]))
-        store.close()
+    on_disk(ran, tmp_path)
     command = ["models", "rebuild", "2", "-c", str(tmp_path / "c.toml"), "--data-dir", str(tmp_path)]
     assert cli.main([*command, "--keep"]) == 0
     assert f"byte by byte (sha256 {ran.models()[1]['sha256']}); its files are in {tmp_path}" in capsys.readouterr().out
@@ -242,17 +261,3 @@ def test_a_folder_without_data_is_named_and_stays_empty(tmp_path: Path, capsys: 
     assert cli.main(["models", "rebuild", "1", "--data-dir", str(tmp_path)]) == 1
     assert f"{tmp_path / 'trainer.db'}: is not there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("effect", "read_offset", "refused"), [("joined", 100, True), ("joined", 101, False), ("late", 9, False)]
-)
-def test_a_version_that_learned_from_late_labels_is_refused_with_the_reason(
-    effect: str, read_offset: int, refused: bool
-) -> None:
-    """Its rows are in another order than the log's; to make another model of them in silence would be a lie."""
-    log = MemoryStore().log("labels", labels.LABELS)
-    row = {"label_offset": 1, "id": "a", "target": 1.0, "effect": effect, "read_offset": read_offset}
-    log.append(pa.RecordBatch.from_pylist([row], schema=labels.LABELS))
-    with pytest.raises(ModelError, match="labels that came after") if refused else nullcontext():
-        refuse_late_labels(log, {"version": 7, "last_offset": 100})

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from correnteza.log.base import Store
 from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
 from correnteza.testing import read_all
+from correnteza.trainer import manifests
 from correnteza.trainer import registry as registry_module
 from correnteza.trainer.artefacts import Artefacts
+from correnteza.trainer.manifests import MANIFESTS
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current, decision_rows, promotion_rows
-from correnteza.trainer.registry import MANIFESTS, Meta, ModelRow, Registry, load_key, model_rows
+from correnteza.trainer.registry import Meta, ModelRow, Registry, load_key, model_rows
 from correnteza.trainer.training import Trained
 
 KEY = bytes(range(32))
@@ -288,18 +291,46 @@ def test_a_registered_version_is_never_written_again(registry: Registry, store: 
     assert registry.model_bytes(2) == b"onnx 2"
 
 
-def test_pruning_keeps_the_newest_the_one_in_service_its_parent_and_every_row(
+def test_pruning_keeps_the_newest_the_one_in_service_its_parent_the_one_before_it_and_every_row(
     registry: Registry, store: Store, tmp_path: Path
 ) -> None:
     learn(registry, store, 4)
     registry.promote(3, "pinned", pinned=True)
     learn(registry, store, 6, promote=False)
-    assert registry.prune(2) == (1, 4, 5, 6, 7, 8)
-    assert sorted(map(int, os.listdir(tmp_path / "models"))) == [2, 3, 9, 10]
+    assert registry.prune(2) == (1, 5, 6, 7, 8)
+    assert sorted(map(int, os.listdir(tmp_path / "models"))) == [2, 3, 4, 9, 10]
     assert registry.prune(2) == ()
     assert [row.version for row in registry.versions()] == list(range(1, 11))
     with pytest.raises(UnknownModelError, match=r"version 7 has no files .* trainer.keep_versions"):
         registry.model_bytes(7)
+
+
+def aged(registry: Registry, store: Store, ages_s: list[float], now_s: float) -> None:
+    """Versions of some ages, each of which has come into service."""
+    for age_s in ages_s:
+        version, current = registry.next_version(), registry.current()
+        about = replace(
+            meta(None if current is None else current.version), created_at=datetime.fromtimestamp(now_s - age_s, UTC)
+        )
+        commit(store, registry.write(version, trained(str(version)), about))
+
+
+def test_old_versions_are_thinned_out_by_age_and_what_is_needed_stays(registry: Registry, store: Store, tmp_path: Path) -> None:
+    """Also those that are older than memory reaches, and by a registry that has just been opened."""
+    now_s = AT.timestamp()
+    ages_s = [float(age_s) for age_s in range(7000, 0, -100)]
+    aged(registry, store, ages_s, now_s)
+    registry.promote(5, "by hand", pinned=True)
+    registry.prune(4, 50, now_s)
+    left = sorted(map(int, os.listdir(tmp_path / "models")))
+    assert {5, 70, 67, 68, 69}.issubset(left), "the one in service, the one before it, the newest"
+    assert len([version for version in left if ages_s[version - 1] < 600]) == 5
+    assert 5 <= len([version for version in left if 600 <= ages_s[version - 1] < 3600]) <= 6
+    assert 1 <= len([version for version in left if version != 5 and ages_s[version - 1] >= 3600]) <= 3
+    opened = Registry(tmp_path / "models", store, KEY)
+    assert opened.prune(4, 50, now_s) == ()
+    opened.prune(4, 0, now_s)
+    assert sorted(map(int, os.listdir(tmp_path / "models"))) == [4, 5, 67, 68, 69, 70]
 
 
 def test_pruning_leaves_a_version_alone_that_is_about_to_be_committed(registry: Registry, store: Store) -> None:
@@ -313,7 +344,7 @@ def test_pruning_leaves_a_version_alone_that_is_about_to_be_committed(registry: 
 def test_model_json_of_a_bounded_number_of_pruned_versions_stays(
     registry: Registry, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "MANIFESTS_KEPT", 3)
+    monkeypatch.setattr(manifests, "KEPT", 3)
     learn(registry, store, 1)
     expected = registry.manifest(1)
     learn(registry, store, 3)

@@ -34,6 +34,8 @@ from correnteza.log.sql import SqlStore
 from correnteza.normalizer.stage import NormalizerStage
 from correnteza.testing import read_all
 from correnteza.trainer import service as trainer
+from correnteza.trainer.board import Figures
+from correnteza.trainer.count import Count
 from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.handover import REQUESTS
 from correnteza.trainer.labels import OUTCOMES
@@ -255,8 +257,31 @@ def test_a_restart_with_a_damaged_version_falls_back_to_the_one_before(tmp_path:
 def test_a_request_for_a_training_is_put_before_the_learner(made: Trainer) -> None:
     with served(made.app, made.service) as url:
         answer = requests.post(f"{url}/train", timeout=ANSWER_S)
-    assert (answer.status_code, answer.json()["accepted"]) == (202, True)
+    assert (answer.status_code, answer.json()) == (
+        202,
+        {"accepted": True, "request": 1, "earliest_in_s": 0.0, "training": False},
+    )
     assert len(read_all(made.store.log("requests", REQUESTS))) == 1
+
+
+def test_who_asks_for_a_training_is_told_how_long_the_learner_waits(made: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"request_wait_s": 0.73214, "training": True}
+    monkeypatch.setattr(Count, "total", lambda _: Figures(told=told))
+    with served(made.app, made.service) as url:
+        answer = requests.post(f"{url}/train", timeout=ANSWER_S).json()
+    assert (answer["earliest_in_s"], answer["training"]) == (0.732, True)
+
+
+def test_the_errors_since_the_stream_began_are_those_that_the_learner_tells(
+    made: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With null in place of what is not known; without a learner there are none."""
+    total = {"overall": {"rows": 3, "mae": 1.5, "baseline_mae": float("nan")}, "versions": []}
+    with served(made.app, made.service) as url:
+        assert requests.get(f"{url}/evaluation", timeout=ANSWER_S).json()["total"] is None
+        monkeypatch.setattr(Count, "total", lambda _: Figures(told={"total": total}))
+        answer = requests.get(f"{url}/evaluation", timeout=ANSWER_S).json()["total"]
+    assert answer == {"overall": {"rows": 3, "mae": 1.5, "baseline_mae": None}, "versions": []}
 
 
 def test_the_interval_and_the_figures_come_from_the_evaluations(made: Trainer) -> None:

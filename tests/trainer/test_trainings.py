@@ -45,6 +45,28 @@ def test_a_failed_training_is_told_and_the_old_version_stays(
     assert {r["model_version"] for r in world.evaluations() if offsets[0] < r["normalized_offset"] <= second} == {1}
 
 
+@pytest.mark.parametrize("failing", [1, 3, 5])
+def test_a_restart_after_a_failed_training_goes_on_as_the_process_would_have(
+    tmp_path: Path, upstream_store: MemoryStore, way: config.Trainer, failing: int
+) -> None:
+    """The next version begins anew, whoever makes it, also when the process ends only some trainings later."""
+    lived = World(tmp_path / "lived", upstream_store, way, trainings=Trainings(spoil={failing: "no memory"}))
+    lived.run()
+    assert len(failures(lived)) == 1
+    for later in (0, 1, 2):
+        world = World(tmp_path / str(later), upstream_store, way, trainings=Trainings(spoil={failing: "no memory"}))
+
+        def kill(state: State, world: World = world, later: int = later) -> None:
+            if failures(world) and len(world.trainings.jobs) >= failing + later:
+                raise Killed
+
+        with pytest.raises(Killed):
+            world.run(between=kill)
+        world.trainings = Trainings()
+        world.run()
+        assert world.everything() == lived.everything()
+
+
 def test_a_version_that_cannot_be_written_is_a_failed_training(
     tmp_path: Path, upstream_store: MemoryStore, way: config.Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +184,7 @@ def test_while_a_version_is_pinned_newer_ones_are_registered_and_not_promoted(
     """Also when one is in shadow that nobody judges any more."""
     world, seen = World(tmp_path, upstream_store, way), list[int]()
     learner = world.learner()
-    monkeypatch.setattr(learner, "_changed", lambda state: None)  # a drift would bring a training by itself
+    monkeypatch.setattr(learner._triggers, "_changed", lambda state, progress: None)  # a drift would bring a training by itself
 
     def pin(state: State) -> None:
         in_shadow = learner.stage.challenger is not None

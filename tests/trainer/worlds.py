@@ -40,7 +40,14 @@ from correnteza.trainer.upstream import Upstream
 SCHEMA = Schema((Field("size", "float"), Field("rooms", "integer"), Field("kind", "category"), Field("note", "text")), "price")
 KEY = b"k" * 32
 TREE: Mapping[str, Any] = {"estimator": "sklearn.tree.DecisionTreeRegressor", "params": {"max_leaf_nodes": 12}}
-SMALL: Mapping[str, Any] = {"window_rows": 150, "min_rows": 60, "metric_rows": 80, "batch_rows": 64, "keep_versions": 2}
+SMALL: Mapping[str, Any] = {
+    "window_rows": 150,
+    "min_rows": 60,
+    "metric_rows": 80,
+    "batch_rows": 64,
+    "keep_versions": 2,
+    "keep_older": 0,
+}
 BY_ROWS = config.Trainer(**TREE, **SMALL, policy="plain", promotion="newest", retrain_every_rows=90)
 FOREST: Mapping[str, Any] = {"params": {"n_estimators": 6, "min_samples_leaf": 3}}
 TESTED = config.Trainer(**FOREST, **SMALL, retrain_every_rows=90)

@@ -199,6 +199,12 @@ class Trainer(Section):
         description="Labelled rows between trainings, or auto: as many as it is worth. The reader waits for the training, "
         "so the same log gives the same versions.",
     )
+    request_cooldown_s: float = Field(
+        1.0, ge=0, description="Seconds from a training that was asked for to the next; requests meanwhile are merged into it."
+    )
+    drift_cooldown_rows: int = Field(
+        50, ge=0, description="Labelled rows from a training that answered a rise of the error to the next such training."
+    )
     promotion: Literal["tested", "newest"] = Field(
         "tested",
         description="tested: a new version must prove itself beside the one in service; newest: it replaces it at once.",
@@ -218,9 +224,12 @@ class Trainer(Section):
     evaluate_every: int = Field(
         1, ge=1, description="Of every so many labelled rows one is predicted before it is learned from."
     )
-    metric_rows: int = Field(5000, ge=10, description="Rows of the rolling metrics.")
+    metric_rows: int = Field(5000, ge=10, description="Rows of the rolling metrics: the last ones with a known target.")
     level: float = Field(0.9, gt=0, lt=1, description="Level of the prediction intervals.")
-    keep_versions: int = Field(20, ge=2, description="Model versions whose files are kept.")
+    keep_versions: int = Field(20, ge=2, description="Newest model versions whose files are kept.")
+    keep_older: int = Field(
+        50, ge=0, description="Older versions whose files are kept at most: the older, the farther apart in time."
+    )
     nice: int = Field(19, ge=0, le=19, description="Niceness of the training process, so that it does not delay answers.")
     servers: int = Field(1, ge=1, le=64, description="Processes that answer requests on the trainer's port.")
 

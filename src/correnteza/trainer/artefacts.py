@@ -190,7 +190,7 @@ class Artefacts:
                     f"{place / name}: is missing; restore it from a copy, or promote another version"
                 ) from None
             raise UnknownModelError(
-                f"model version {version} has no files in {self.folder}; trainer.keep_versions says how many are kept; "
+                f"model version {version} has no files in {self.folder}; trainer.keep_versions and keep_older say how many; "
                 f"`correnteza models rebuild {version} --keep` makes them again"
             ) from None
 

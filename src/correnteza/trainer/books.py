@@ -37,6 +37,7 @@ class Progress:
         attempted: labelled rows at the last attempt.
         requested: offset of the last request that was met or refused.
         changed: labelled row at which the last rise of the error was found that a training answered.
+        anew: whether the next version begins without an ancestor, because the last training failed.
         worth: new labelled rows for which the next training is worth its time, with a trigger by rows that says `auto`.
     """
 
@@ -44,6 +45,7 @@ class Progress:
     requested: int = 0
     changed: int = 0
     worth: int = 1
+    anew: bool = False
 
 
 class Books:
@@ -106,8 +108,9 @@ class Books:
         if ruling.promoted:
             outputs["promotions"] = _promotion(version, champion, ruling)
         kind = "model_version" if ruling.promoted else "model_not_promoted"
+        progress = self.progress if ruling.promoted else replace(self.progress, anew=False)  # the champion is the ancestor
         with self._tracks.deciding("promote" if ruling.promoted else "refuse", version, ruling.reason):
-            self.commit(outputs, [Event(kind, ruling.reason, {"version": version})], self.progress)
+            self.commit(outputs, [Event(kind, ruling.reason, {"version": version})], progress)
 
     def roll_back(self, version: int, parent: int, ruling: Ruling) -> None:
         """Put the parent of the version in service back."""
@@ -115,8 +118,9 @@ class Books:
             "decisions": decision_rows(version, datetime.now(UTC), "rolled_back", ruling.reason, ruling.evidence),
             "promotions": _promotion(parent, version, ruling),
         }
+        progress = replace(self.progress, anew=False)
         with self._tracks.deciding("roll back", version, ruling.reason):
-            self.commit(outputs, [Event("model_rolled_back", ruling.reason, {"version": version})], self.progress)
+            self.commit(outputs, [Event("model_rolled_back", ruling.reason, {"version": version})], progress)
 
     def register(
         self, version: int, trained: Trained, meta: Meta, ruling: Ruling | None, challenger: int | None, progress: Progress

@@ -41,11 +41,13 @@ class Examples:
     Attributes:
         records: those that came without a target.
         predictions: that outcomes may refer to.
+        lost_offset: that of the record before the last outcome that was left out, because what it is for is not kept; or 0.
     """
 
     def __init__(self, upstream: Upstream, schema: Schema, kept_rows: int) -> None:
         self.records = Recent(ID, kept_rows)
         self.predictions = Recent("prediction_id", kept_rows)
+        self.lost_offset = 0
         self._upstream = upstream
         self._schema = schema
         self._nothing = with_offsets(empty(schema.normalized), 1)
@@ -79,6 +81,8 @@ class Examples:
         body, kept = self._bodies(taken)
         if strict and len(kept) < len(taken):
             raise LogError(f"ledger: {len(taken) - len(kept)} outcomes are joined to rows that are not kept")
+        if len(kept) < len(taken):
+            self.lost_offset = taken[-1].read_offset
         labels = pa.RecordBatch.from_arrays(self._columns(body, kept), schema=records.schema)
         return pa.concat_batches([records, labels])
 

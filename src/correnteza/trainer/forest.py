@@ -135,7 +135,9 @@ class Memo:
             self.parts[base_key(recipe, expert)] = (member.linear, member.deviation)
             place = 0
             for cohort in expert.cohorts:
-                self.parts[cohort_key(recipe, expert, cohort)] = list(member.trees[place : place + cohort.kept])
+                key = cohort_key(recipe, expert, cohort)
+                if len(self.parts.get(key, ())) < cohort.kept:
+                    self.parts[key] = list(member.trees[place : place + cohort.kept])
                 place += cohort.kept
 
     def forget_unused(self) -> None:

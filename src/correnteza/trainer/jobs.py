@@ -6,7 +6,7 @@ the training process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from correnteza import config
 from correnteza.errors import TamperedModelError, UnknownModelError
-from correnteza.features import Scaler
+from correnteza.features import Codes, Scaler
 from correnteza.records import Schema
 from correnteza.trainer import lineage, linear, plan
 from correnteza.trainer.lineage import Ancestor
@@ -38,13 +38,28 @@ class Wish:
         version: number of the version that it makes.
         parent: version in service, or None.
         reason: why it is trained.
+        labels_offset: rows that the log `labels` has.
         changed: number of the first labelled row of a new world, or None.
     """
 
     version: int
     parent: int | None
     reason: str
+    labels_offset: int
     changed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the training process remembers.
+
+    Args:
+        versions: all of whose parts it has for sure.
+        empty: whether it has nothing at all, because it has just been started.
+    """
+
+    versions: Collection[int]
+    empty: bool
 
 
 class Jobs:
@@ -64,7 +79,7 @@ class Jobs:
         self._upstream = upstream
         self._adaptive = lineage.adaptive(settings)
 
-    def make(self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, fresh: bool) -> tuple[Job, Meta]:
+    def make(self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, memory: Memory) -> tuple[Job, Meta]:
         """A job, and what is known of the version before it is made.
 
         Args:
@@ -72,14 +87,15 @@ class Jobs:
             state: of the learner's stage.
             window: the labelled rows; at least one.
             ancestor: the version to go on from, or None.
-            fresh: whether the training process remembers nothing.
+            memory: what the training process remembers.
         """
-        recipe, warm = self._recipe(wish, state, window, ancestor, fresh) if self._adaptive else (None, b"")
+        recipe, warm = self._recipe(wish, state, window, ancestor, memory) if self._adaptive else (None, b"")
         newest = ancestor is not None and ancestor.version == wish.version - 1
         expressed = self._rows(state, window, recipe, newest)
         if recipe is not None and (told := plan.settled(ancestor.recipe if ancestor else None, recipe, state.scores)):
             wish = replace(wish, reason=f"{wish.reason}; {told}")
-        return self._job(wish.version, expressed, recipe, warm), self._meta(wish, expressed, recipe)
+        codes = self._upstream.codes(state.raw_offset)
+        return self._job(wish.version, expressed, codes, recipe, warm), self._meta(wish, state, expressed, recipe)
 
     def _rows(self, state: State, window: Window, recipe: Recipe | None, newest: bool) -> Expressed:
         """The rows to learn from; where the training process may have forgotten parts, those of all parts."""
@@ -90,15 +106,17 @@ class Jobs:
         version = None if recipe is None else recipe.scaler_version
         return window.expressed(self._upstream.scalers, len(self._schema.numeric), state.rows, rows, version)
 
-    def _recipe(self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, fresh: bool) -> tuple[Recipe, bytes]:
-        """The recipe, and the checkpoint for a training process that remembers nothing."""
+    def _recipe(
+        self, wish: Wish, state: State, window: Window, ancestor: Ancestor | None, memory: Memory
+    ) -> tuple[Recipe, bytes]:
+        """The recipe, and the checkpoint for a training process that may not remember the ancestor."""
         newest = window.newest_version() or 1
         ancestor, warm = self._usable(ancestor, newest), b""
-        if ancestor is not None and fresh:
+        if ancestor is not None and ancestor.version not in memory.versions:
             try:
                 warm = self._registry.checkpoint_bytes(ancestor.version)
             except (UnknownModelError, TamperedModelError):
-                ancestor = None
+                ancestor = None if memory.empty else ancestor
         parent = None if ancestor is None else ancestor.recipe
         automatic = parent is not None and self._settings.retrain_every_rows == "auto"
         bounds = plan.Bounds(
@@ -130,7 +148,7 @@ class Jobs:
         fitted = linear.local(rows.features, np.array(recent), units)
         return None if fitted is None else Local(0.0, fitted[0], tuple(fitted[1].tolist()))
 
-    def _job(self, version: int, expressed: Expressed, recipe: Recipe | None, warm: bytes) -> Job:
+    def _job(self, version: int, expressed: Expressed, codes: Codes, recipe: Recipe | None, warm: bytes) -> Job:
         return Job(
             version=version,
             estimator=self._settings.estimator,
@@ -139,7 +157,7 @@ class Jobs:
             features=expressed.features,
             targets=expressed.targets,
             scaler=self._upstream.scalers.versions.get(expressed.version, Scaler(1, np.zeros(0), np.ones(0))),
-            codes=self._upstream.codes(expressed.last_raw_offset),
+            codes=codes,
             schema=self._schema,
             recipe=recipe,
             numbers=expressed.numbers,
@@ -148,7 +166,7 @@ class Jobs:
             threads=self._settings.threads,
         )
 
-    def _meta(self, wish: Wish, expressed: Expressed, recipe: Recipe | None) -> Meta:
+    def _meta(self, wish: Wish, state: State, expressed: Expressed, recipe: Recipe | None) -> Meta:
         return Meta(
             parent=wish.parent,
             created_at=datetime.now(UTC),
@@ -164,6 +182,8 @@ class Jobs:
             schema_sha256=self._schema.fingerprint,
             evaluation={},
             recipe=_plain(recipe),
+            read_offset=state.offset,
+            labels_offset=wish.labels_offset,
         )
 
 

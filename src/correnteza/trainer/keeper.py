@@ -13,9 +13,8 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
-
-import pyarrow as pa
 
 from correnteza.children import Child
 from correnteza.config import Trainer
@@ -27,6 +26,7 @@ from correnteza.trainer.champion import Follower
 from correnteza.trainer.evaluation import Report
 from correnteza.trainer.handover import status_of
 from correnteza.trainer.predict import Serving
+from correnteza.trainer.rolling import Rolling
 
 TICK_S = 0.1
 REPORT_EVERY_S = 1.0
@@ -61,6 +61,7 @@ class Keeper:
         self._settings = settings
         self._evaluations = evaluations
         self._events = events
+        self._rolling = self.rolling(settings.metric_rows)
         self._reported_at = 0.0
         self._reported = 0
         self._trouble = ""
@@ -110,9 +111,9 @@ class Keeper:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
-    def last_rows(self, rows: int) -> pa.RecordBatch:
-        """The last rows of the log `evaluations`, now."""
-        return evaluation.last_rows(self._evaluations, rows)
+    def rolling(self, rows: int) -> Rolling:
+        """The last rows of the log `evaluations` that have a target, for somebody else to look at."""
+        return Rolling(self._evaluations, rows, self._settings.label_horizon_rows)
 
     def _run(self) -> None:
         while not self._stop.wait(TICK_S):
@@ -124,7 +125,8 @@ class Keeper:
         head = self._evaluations.bounds().next
         if head != self._reported:
             self._evaluations.register("metrics", self._evaluations.cursor(head - 1), self._settings.metric_rows)
-            self.report, self._reported = evaluation.report(self.last_rows(self._settings.metric_rows)), head
+            report = evaluation.report(self._rolling.look())
+            self.report, self._reported = replace(report, multiplier=self._rolling.multiplier), head
         champion = self.follower.champion
         if champion is not None:
             self.serving = Serving(champion.version, champion.predictor, self.report.multiplier)

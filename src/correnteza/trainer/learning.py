@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -34,29 +35,29 @@ from correnteza.log.base import Store
 from correnteza.metrics import SECONDS_LONG, Histogram
 from correnteza.records import Schema
 from correnteza.tracing import Tracer
-from correnteza.trainer import evaluation, judging, lineage, plan, prequential
+from correnteza.trainer import evaluation, forest, judging, labels, lineage, plan, prequential
 from correnteza.trainer.books import Books, Progress
 from correnteza.trainer.champion import Follower
 from correnteza.trainer.handover import REQUESTS, TRAININGS
-from correnteza.trainer.jobs import Jobs, Wish
+from correnteza.trainer.jobs import Jobs, Memory, Wish
 from correnteza.trainer.lineage import Ancestor
 from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.promotions import PROMOTIONS
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Meta, Registry
-from correnteza.trainer.schedule import schedule_of
+from correnteza.trainer.rolling import Rolling
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
+from correnteza.trainer.totals import Totals
 from correnteza.trainer.tracks import Tracks
 from correnteza.trainer.training import Trained, Training
+from correnteza.trainer.triggers import Due, Triggers
 from correnteza.trainer.upstream import Upstream
 from correnteza.trainer.window import Window
 
 T = TypeVar("T")
 POLL_S = 0.002
 PAUSE_S = 0.2
-JUDGED_EVERY_ROWS = 50
-"""With a trigger by rows, versions are judged after every so many labelled rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Learner:
         failure: why the last training failed, or what is waited for; empty if nothing is wrong.
         drift: what is known of drift, as plain values.
         trainings: seconds that trainings took, by how they ended.
+        totals: errors since the stream began.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Learner:
         self.failure = ""
         self.drift: dict[str, Any] = {}
         self.trainings = {outcome: Histogram(SECONDS_LONG) for outcome in TRAININGS}
+        self.totals = Totals()
         self._past = past
         self._settings = settings
         self._schema = schema
@@ -132,14 +135,16 @@ class Learner:
         self._events = events
         self._stopping = stopping
         self._clock = clock
-        self._schedule = schedule_of(settings, clock)
         self._evaluations = store.log(prequential.LOG, evaluation.EVALUATIONS)
-        self._requests = store.log("requests", REQUESTS)
+        self._rolling = Rolling(self._evaluations, settings.metric_rows, settings.label_horizon_rows)
+        self._triggers = Triggers(settings, store.log("requests", REQUESTS), clock)
+        self._labels = store.log(labels.LOG, labels.LABELS)
         self._tracks = Tracks(tracer)
         self._books = Books(store, registry, events, self._tracks)
         self._jobs = Jobs(settings, schema, registry, upstream)
         self._follower = Follower(schema, registry, store.log("promotions", PROMOTIONS, bounded=False), events)
         self._ancestor: Ancestor | None = None
+        self._remembered: deque[int] = deque(maxlen=forest.GENERATIONS)  # versions whose parts the training process has
         self._learned = 0
         self._labelled = 0
         self._under_way: _UnderWay | None = None
@@ -160,6 +165,11 @@ class Learner:
         return None if self.stage.challenger is None else self.stage.challenger.version
 
     @property
+    def request_wait_s(self) -> float:
+        """Seconds until somebody who asks for a training gets one at the earliest, but for the one under way."""
+        return self._triggers.request_wait_s()
+
+    @property
     def training(self) -> bool:
         """Whether a training is under way."""
         return self._under_way is not None
@@ -170,17 +180,13 @@ class Learner:
 
     def limit(self, state: State) -> int:
         """Most rows of the next batch, so that it ends where a training by rows is due, or a version is judged."""
-        left = self._schedule.rows_left(state.rows, self._books.progress.attempted, self._books.progress.worth)
-        if left is None:
-            return self._settings.batch_rows
-        judged = JUDGED_EVERY_ROWS - state.rows % JUDGED_EVERY_ROWS
-        return min(left or judged, judged)
+        return self._triggers.limit(state.rows, self._books.progress)
 
     def between(self, state: State) -> None:
         """Learn from what was committed, judge versions, end and begin trainings, take up promotions."""
         self._tracks.stepped()
         self._patiently(lambda: self._look_around(state))
-        while self._schedule.waits and self._under_way is not None and not self._stopping.wait(POLL_S):
+        while self._triggers.schedule.waits and self._under_way is not None and not self._stopping.wait(POLL_S):
             self._patiently(self._conclude)
         self._patiently(self._follow)
 
@@ -189,13 +195,16 @@ class Learner:
         claim = self._store.claim(prequential.NAME)
         for name in self._registry.recover():
             self._events.emit("model_removed", f"{name} was left by a process that ended before registering it", name=name)
-        self._ancestor = lineage.newest(self._registry, self._settings, self._schema)
+        anew = self._books.progress.anew
+        self._ancestor = None if anew else lineage.newest(self._registry, self._settings, self._schema)
         if claim.state is None or claim.position is None:
             return
         state = self.stage.load(claim.state)
         self.window = self._window(claim.position, state)
         horizon = self._settings.label_horizon_rows
-        self.stage.opened.restore(evaluation.rows_since(self._evaluations, state.offset - horizon, horizon))
+        last = evaluation.rows_since(self._evaluations, state.offset - horizon, horizon)
+        self.stage.opened.restore(last)
+        self.stage.counted.restore(last)
         self._labelled, self._learned = state.rows, state.offset
         if len(self.window) < min(state.rows, self._settings.window_rows):
             reason = f"the normalizer keeps only {len(self.window)} of the labelled rows that the window had"
@@ -225,13 +234,13 @@ class Learner:
             self._shadow(last.version)
 
     def _look_around(self, state: State) -> None:
-        self.drift = drift_of(state)
+        self.drift, self.totals = drift_of(state), state.totals
         if state.rows > self._labelled and state.fresh is not None:  # outcomes alone do not move the offset
             self._upstream.learn(self.window, state.fresh)
         self._labelled, self._learned = state.rows, state.offset
         self._conclude()
         self._follow()
-        if not self._schedule.waits or state.rows % JUDGED_EVERY_ROWS == 0:
+        if self._triggers.judged(state.rows):
             self._judge(state)
         self._consider(state)
 
@@ -277,49 +286,36 @@ class Learner:
         """Begin a training if one is due or asked for."""
         if self._under_way is not None:
             return
-        progress = replace(self._books.progress, attempted=state.rows, requested=self._requests.bounds().next - 1)
-        asked = progress.requested > self._books.progress.requested
-        if len(self.window) < self._settings.min_rows:
-            if asked:
-                reason = f"the window holds {len(self.window)} labelled rows; trainer.min_rows = {self._settings.min_rows}"
-                progress = replace(self._books.progress, requested=progress.requested)
-                self._books.commit({}, [Event("training_refused", reason)], progress)
+        free = self.stage.challenger is None or self._books.pinned() is not None
+        due = self._triggers.due(state, self._books.progress, self._follower.seen == 1, free)
+        if due is None:
             return
-        changed = self._changed(state)
-        due = self._schedule.due(state.rows, self._books.progress.attempted, self._books.progress.worth)
-        if changed is not None:
-            self._begin(state, replace(progress, changed=state.rows), "the error had risen", changed)
-        elif asked or (due and (self.stage.challenger is None or self._books.pinned() is not None)):
-            self._begin(state, progress, "asked for" if asked else self._why(state), None)
+        if len(self.window) >= self._settings.min_rows:
+            self._begin(state, due)
+        elif due.asked:
+            reason = f"the window holds {len(self.window)} labelled rows; trainer.min_rows = {self._settings.min_rows}"
+            progress = replace(self._books.progress, requested=due.progress.requested)
+            self._books.commit({}, [Event("training_refused", reason)], progress)
 
-    def _changed(self, state: State) -> int | None:
-        """Number of the first row of a new world that no training has answered yet."""
-        if state.change is None or state.change.found <= self._books.progress.changed or self._follower.seen == 1:
-            return None
-        if self._schedule.waits and state.rows % JUDGED_EVERY_ROWS:
-            return None  # a batch need not end here
-        return state.change.start
-
-    def _why(self, state: State) -> str:
-        if self._follower.seen == 1:
-            return f"the first {state.rows} labelled rows are there"
-        if self._schedule.waits:
-            return f"{state.rows - self._books.progress.attempted} labelled rows since the last training"
-        return f"{self._settings.retrain_every_s:g} s since the last training"
-
-    def _begin(self, state: State, progress: Progress, reason: str, changed: int | None) -> None:
+    def _begin(self, state: State, due: Due) -> None:
         champion = self._follower.champion
-        wish = Wish(self._registry.next_version(), champion.version if champion else None, reason, changed)
-        ancestor = self._ancestor
+        parent, labelled = None if champion is None else champion.version, self._labels.bounds().next - 1
+        wish = Wish(self._registry.next_version(), parent, due.reason, labelled, due.changed)
+        ancestor, progress = self._ancestor, replace(due.progress, anew=False)
         if self.stage.challenger is not None and champion is not None:  # whose end is open: it may have no descendants
             ancestor = lineage.of(self._registry, champion.version, self._settings, self._schema)
-        job, meta = self._jobs.make(wish, state, self.window, ancestor, self._training.fresh)
+        if self._training.fresh:
+            self._remembered.clear()
+        memory = Memory(self._remembered, self._training.fresh)
+        job, meta = self._jobs.make(wish, state, self.window, ancestor, memory)
+        if job.warm and ancestor is not None:
+            self._remembered.append(ancestor.version)
         if job.recipe is not None:
             progress = replace(progress, worth=plan.due_rows(job.recipe, state.drag))
         self._training.start(job)
-        self._tracks.began(wish.version, len(job.targets), reason)
-        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), changed is not None)
-        self._schedule.started()
+        self._tracks.began(wish.version, len(job.targets), due.reason)
+        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), due.changed is not None)
+        self._triggers.started(due)
 
     def _conclude(self) -> None:
         """Register the training under way if it has ended, or end it if it takes too long."""
@@ -342,12 +338,12 @@ class Learner:
         self.failure = reason
         self._ancestor = None  # what the training process remembers is in doubt
         event = Event("training_failed", reason, {"version": under_way.version})
-        self._patiently(lambda: self._books.commit({}, [event], under_way.progress))
+        self._patiently(lambda: self._books.commit({}, [event], replace(under_way.progress, anew=True)))
         self._end(under_way, "failed")
 
     def _take(self, under_way: _UnderWay, trained: Trained) -> None:
         challenger = self.stage.challenger
-        metrics = evaluation.metrics(evaluation.last_rows(self._evaluations, self._settings.metric_rows))
+        metrics = evaluation.metrics(self._rolling.look())
         meta = replace(under_way.meta, evaluation={} if metrics is None else asdict(metrics))
         ruling = judging.at_once(self._follower.seen == 1, under_way.drift, meta.rows, self._tested())
         shadow = None if challenger is None else challenger.version
@@ -364,9 +360,10 @@ class Learner:
         self._end(under_way, "trained")
         if outcome == "shadow":
             self._shadow(under_way.version)
+        self._remembered.append(under_way.version)
         if meta.recipe is not None:
             self._ancestor = Ancestor(under_way.version, Recipe.of(meta.recipe))
-        self._registry.prune(self._settings.keep_versions)
+        self._registry.prune(self._settings.keep_versions, self._settings.keep_older)
 
     def _shadow(self, version: int) -> None:
         """Let a version answer beside the champion."""
@@ -377,7 +374,7 @@ class Learner:
         self._under_way = None
         self._tracks.ended(outcome, self.failure)
         self.trainings[outcome].note(self._clock() - under_way.started_at)
-        self._schedule.ended(outcome == "failed")
+        self._triggers.schedule.ended(outcome == "failed")
 
     def _patiently(self, call: Callable[[], T]) -> T | None:
         """The call's answer; tried again while a log cannot answer; None when the process is to end."""

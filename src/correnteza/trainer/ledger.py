@@ -30,7 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ from correnteza.records import ID, MAGNITUDE_LIMIT, OFFSET, Schema
 from correnteza.stage import Source
 from correnteza.trainer.examples import Examples
 from correnteza.trainer.labels import EXPIRED, LEARNED, Effect, Taken
-from correnteza.trainer.place import Place, labels_above, labels_from, owned_rows, records_until
+from correnteza.trainer.past import Past
+from correnteza.trainer.place import Place, labels_from, owned_rows, records_until
 from correnteza.trainer.recent import Marks, Recent
 from correnteza.trainer.upstream import Upstream
 
@@ -103,6 +104,7 @@ class Ledger:
         self._horizon = horizon_rows
         self._clock = clock
         self._at: str | None = None  # the cursor that memory belongs to; None when it must be made anew
+        self._past = Past(upstream, predictions, labels, schema)
         self._gap = False
         self._lag_rows = 0
         self._clear(Place())
@@ -144,18 +146,7 @@ class Ledger:
 
         An outcome whose record or prediction its log no longer keeps is left out.
         """
-        place = Place() if after is None else Place.of(after)
-        low = max(0, place.offset - rows)
-        wanted = labels_above(self._labels, place.labels, low)
-        examples = Examples(self._upstream, self._schema, rows + self._horizon)
-        needed = [one.prediction_offset for one in wanted if one.prediction_offset is not None and one.effect in LEARNED]
-        if needed:
-            for part in owned_rows(self._predictions, min(needed), max(needed)):
-                examples.predictions.add(part)
-        groups = deque((at, list(group)) for at, group in groupby(wanted, lambda one: one.read_offset))
-        for batch in records_until(self._upstream, place, rows + self._horizon):
-            examples.arrive(batch)
-            yield from examples.interleaved(batch, low, groups)
+        return self._past.rows(Place() if after is None else Place.of(after), rows)
 
     # Going on, and going back to a cursor
 

@@ -22,6 +22,7 @@ from correnteza.features import Floats, Ints
 from correnteza.records import ID, OFFSET
 from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.predictor import Answers
+from correnteza.trainer.totals import Scored
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Column: TypeAlias = Floats | Ints | pa.Array | None
@@ -158,6 +159,50 @@ class Opened:
                 column[row] = value
         versions, prediction, spread, multiplier, low, high = columns
         return Given(versions.astype(np.int64), prediction, spread, multiplier, low, high)
+
+
+class Counted:
+    """What was counted of outcomes, so that one that is corrected can be taken out again.
+
+    Args:
+        horizon_rows: outcomes that are remembered, at most; they can be read back from the log `evaluations`.
+    """
+
+    def __init__(self, horizon_rows: int) -> None:
+        self._horizon = horizon_rows
+        self._rows: OrderedDict[int, bytes] = OrderedDict()
+
+    def restore(self, rows: pa.RecordBatch) -> None:
+        """Take up what was remembered, from the last rows of `EVALUATIONS`."""
+        self.signed(rows.filter(pc.is_valid(rows["target"])))
+
+    def signed(self, rows: pa.RecordBatch) -> tuple[Scored, Floats]:
+        """Rows as they count: in front of one that corrects another that other one once more, with -1 for a sign.
+
+        Args:
+            rows: of `EVALUATIONS`, each with a target. The same ones again change nothing.
+
+        Returns:
+            The rows, and their signs, shape [rows].
+        """
+        scored = Scored.of(rows)
+        if rows["label_offset"].null_count == rows.num_rows:
+            return scored, np.ones(rows.num_rows)
+        matrix = np.stack([np.asarray(column, np.float64) for column in scored.columns()], axis=1)
+        counted, signs = [], []
+        for row, label, replaced in zip(matrix, rows["label_offset"].to_pylist(), rows["replaces"].to_pylist(), strict=True):
+            before = self._rows.get(replaced) if replaced is not None else None
+            if before is not None:
+                counted.append(np.frombuffer(before))
+                signs.append(-1.0)
+            counted.append(row)
+            signs.append(1.0)
+            if label is not None:
+                self._rows[label] = row.tobytes()
+        while len(self._rows) > self._horizon:
+            self._rows.popitem(last=False)
+        columns = np.stack(counted, axis=1)
+        return Scored(columns[0].astype(np.int64), *columns[1:]), np.array(signs)
 
 
 def evaluation_rows(rows: pa.RecordBatch, columns: Mapping[str, Column]) -> pa.RecordBatch:

@@ -32,7 +32,7 @@ from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.duel import Duel
 from correnteza.trainer.evaluation import EVALUATIONS
 from correnteza.trainer.linear import LOCAL_ROWS
-from correnteza.trainer.opened import Bools, Given, Opened, evaluation_rows
+from correnteza.trainer.opened import Bools, Counted, Given, Opened, evaluation_rows
 from correnteza.trainer.predictor import Answers
 from correnteza.trainer.scores import Score
 from correnteza.trainer.state import Change, State, Trial, dump, load
@@ -105,6 +105,7 @@ class LearnerStage:
         challenger: the version in shadow, or None.
         parent: the one that the champion replaced, as long as it may come back, or None.
         opened: what was answered to records whose outcome is still to come; read back from `evaluations` at a restart.
+        counted: what was counted of outcomes that may still be corrected; read back likewise.
     """
 
     name = NAME
@@ -125,6 +126,7 @@ class LearnerStage:
         self.challenger: Scorer | None = None
         self.parent: Scorer | None = None
         self.opened = Opened(horizon_rows)
+        self.counted = Counted(horizon_rows)
         self._schema = schema
         self._features = features
         self._evaluate_every = evaluate_every
@@ -176,6 +178,7 @@ class LearnerStage:
             fields=fields,
             target=target,
             offset=batch[OFFSET][-1].as_py(),
+            raw_offset=max(state.raw_offset, pc.max(batch["raw_offset"]).as_py() or 0),  # an outcome has its record's
             rows=state.rows + len(targets),
             target_sum=float(np.clip(sums[-1], -1e300, 1e300)),
             last_target=float(last[-1]),
@@ -236,7 +239,8 @@ class LearnerStage:
             "challenger_version": None if challenger is None else np.full(len(errors), challenger.version),
             "challenger_prediction": None if shadow is None else shadow.prediction[counted],
         }
-        return evaluation_rows(rows, columns), multipliers, after
+        made = evaluation_rows(rows, columns)
+        return made, multipliers, replace(after, totals=state.totals.extended(*self.counted.signed(made)))
 
     def _open(
         self, batch: pa.RecordBatch, waiting: pa.Array, scored: Ints, multipliers: Floats
@@ -297,7 +301,7 @@ class LearnerStage:
         inputs, fields = state.fields.extend(self._features(records)) if records.num_rows else ([], state.fields)
         targets = fresh[self._schema.target].to_numpy()
         found, target = state.target.extend(targets) if len(targets) else ([], state.target)
-        events = [_moved("input_drift", each.name, each, records) for each in inputs]
+        events = [_moved("input_drift", each.name, each, records) for each in inputs if each.told]
         events += [_moved("target_drift", self._schema.target, each, fresh) for each in found]
         return fields, target, tuple(events)
 

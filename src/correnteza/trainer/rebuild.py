@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from correnteza.config import Settings
 from correnteza.errors import (
@@ -30,11 +28,14 @@ from correnteza.errors import (
     UnknownModelError,
 )
 from correnteza.features import CATEGORIES, SCALERS, Scaler
-from correnteza.log.base import LATEST, OwnedLog
+from correnteza.log.base import LATEST
 from correnteza.log.sql import SqlStore
 from correnteza.records import OFFSET, Schema
 from correnteza.trainer import labels
+from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.artefacts import MODEL
+from correnteza.trainer.past import Past
+from correnteza.trainer.place import Place
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Registry, load_key
 from correnteza.trainer.training import Job, Trained, TrainingProcess
@@ -107,41 +108,19 @@ def run(settings: Settings, version: int, keep: bool = False) -> Rebuilt:
             normalizer.log("categories", CATEGORIES, bounded=False),
             schema,
         )
-        refuse_late_labels(trainer.log(labels.LOG, labels.LABELS), registry.remembered(version))
-        return rebuild(version, registry, upstream, schema, train, keep)
+        past = Past(upstream, trainer.log("predictions", PREDICTIONS), trainer.log(labels.LOG, labels.LABELS), schema)
+        return rebuild(version, registry, upstream, past, schema, train, keep)
     finally:
         training.close()
         trainer.close()
         normalizer.close()
 
 
-LABELS_AT_ONCE = 10_000
-
-
-def refuse_late_labels(log: OwnedLog, manifest: Mapping[str, Any]) -> None:
-    """Refuse what `job_of` cannot put together: a window with labels that came after their records.
-
-    Raises:
-        ModelError: such labels had come before the version was trained.
-    """
-    after: str | None = None
-    while True:
-        part = log.read(after, LABELS_AT_ONCE)
-        late = part.batch.filter(pc.is_in(part.batch["effect"], pa.array(labels.LEARNED)))
-        if late.num_rows or not part.batch.num_rows:
-            break
-        after = part.next
-    if late.num_rows and late["read_offset"][0].as_py() <= manifest["last_offset"]:
-        raise ModelError(
-            f"version {manifest['version']} has learned from labels that came after their records, in another order than "
-            "that of the log normalized; such a version cannot be made again yet: raise trainer.keep_versions to keep its files"
-        )
-
-
 def rebuild(
     version: int,
     registry: Registry,
     upstream: Upstream,
+    past: Past,
     schema: Schema,
     train: Callable[[Job], Trained],
     keep: bool = False,
@@ -152,6 +131,7 @@ def rebuild(
         version: its number.
         registry: where it is registered.
         upstream: the normalizer's logs.
+        past: reads them together with the outcomes that were taken.
         schema: of the records.
         train: what trains, as `training.fit`.
         keep: whether to put its files back where they were removed or damaged; pruning then leaves them alone.
@@ -164,7 +144,7 @@ def rebuild(
         TrainingFailedError: it cannot be trained again; names libraries that are not the same.
     """
     manifest = registry.remembered(version)
-    job, notes = job_of(manifest, upstream, schema), changed_libraries(manifest)
+    job, notes = job_of(manifest, upstream, past, schema), changed_libraries(manifest)
     try:
         trained = train(job)
     except (TrainingFailedError, ConfigError) as error:
@@ -176,12 +156,13 @@ def rebuild(
     return Rebuilt(version, rebuilt.registered, found, rebuilt.rows, notes, registry.put_back(version, trained, manifest))
 
 
-def job_of(manifest: Mapping[str, Any], upstream: Upstream, schema: Schema) -> Job:
+def job_of(manifest: Mapping[str, Any], upstream: Upstream, past: Past, schema: Schema) -> Job:
     """The training that made a version.
 
     Args:
         manifest: its `model.json`, verified.
         upstream: the normalizer's logs.
+        past: reads them together with the outcomes that were taken.
         schema: of the records.
 
     Raises:
@@ -192,7 +173,10 @@ def job_of(manifest: Mapping[str, Any], upstream: Upstream, schema: Schema) -> J
     if manifest["schema_sha256"] != schema.fingerprint:
         raise ConfigError(f"version {manifest['version']} was trained for another [schema]; name the settings it was made with")
     recipe = Recipe.of(manifest["recipe"]) if manifest.get("recipe") else None
-    expressed = _expressed(manifest, recipe, upstream, schema)
+    read = manifest["read_offset"]
+    place = Place(cursor_behind(upstream, read), read, labels=manifest["labels_offset"])
+    expressed = _expressed(manifest, recipe, upstream, past, place, schema)
+    raw_offset = upstream.read(place.rows, 1, back=1).batch["raw_offset"][0].as_py()
     return Job(
         version=manifest["version"],
         estimator=manifest["estimator"],
@@ -201,28 +185,44 @@ def job_of(manifest: Mapping[str, Any], upstream: Upstream, schema: Schema) -> J
         features=expressed.features,
         targets=expressed.targets,
         scaler=upstream.scalers.versions.get(expressed.version, Scaler(1, np.zeros(0), np.ones(0))),
-        codes=upstream.codes(expressed.last_raw_offset),
+        codes=upstream.codes(raw_offset),
         schema=schema,
         recipe=recipe,
         numbers=expressed.numbers,
     )
 
 
-def _expressed(manifest: Mapping[str, Any], recipe: Recipe | None, upstream: Upstream, schema: Schema) -> Expressed:
+def _expressed(
+    manifest: Mapping[str, Any], recipe: Recipe | None, upstream: Upstream, past: Past, place: Place, schema: Schema
+) -> Expressed:
     """The labelled rows that the version needs, in its scaler version."""
     version, first, last, rows = (int(manifest[name]) for name in ("version", "first_offset", "last_offset", "rows"))
     needed = rows if recipe is None else recipe.at + 1 - recipe.first  # a recipe also needs those of parts that it inherited
-    window = upstream.window(needed, cursor_behind(upstream, last), last, needed)
+    window = upstream.window_of(needed, needed, lambda back: past.rows(place, back))
+    if len(window) < needed and past.lost_offset:
+        raise _lost(version, past.lost_offset)
     if len(window) < needed:
         raise _short(manifest, needed, len(window), upstream.read(None, 1).batch[OFFSET][0].as_py())
     number = needed if recipe is None else recipe.at
     expressed = window.expressed(upstream.scalers, len(schema.numeric), number, version=int(manifest["scaler_version"]))
-    if recipe is None and expressed.first_offset != first:
+    if expressed.first_offset <= past.lost_offset:
+        raise _lost(version, past.lost_offset)
+    if (expressed.last_offset, recipe is None and expressed.first_offset) != (last, recipe is None and first):
         raise ModelError(
             f"version {version} was trained on {rows} labelled rows from {first} to {last} of the log normalized; here these "
-            f"begin at {expressed.first_offset}; is it the data folder that the version was made in?"
+            f"begin at {expressed.first_offset} and end at {expressed.last_offset}; is it the data folder that the version "
+            "was made in?"
         )
     return expressed
+
+
+def _lost(version: int, offset: int) -> OffsetRemovedError:
+    return OffsetRemovedError(
+        f"version {version} has learned from outcomes that were taken up to row {offset} of the log normalized, and of some of "
+        "them retention has removed the record, the prediction or the row in the log labels; raise retention.rows or "
+        "retention.age_s to be able to rebuild older versions",
+        offset,
+    )
 
 
 def _short(manifest: Mapping[str, Any], needed: int, there: int, begins: int) -> OffsetRemovedError | ModelError:

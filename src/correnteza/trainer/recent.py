@@ -96,8 +96,9 @@ class Recent:
             mine = np.flatnonzero(part_of == number)
             rows = np.searchsorted(there, wanted[mine])
             held = there[rows] == wanted[mine]
-            pieces.append(part.take(pa.array(rows[held])))
-            places = np.concatenate([places, mine[held]])
+            if held.any():
+                pieces.append(part.take(pa.array(rows[held])))
+                places = np.concatenate([places, mine[held]])
         if not pieces:
             return None, []
         order = np.argsort(places)

@@ -16,7 +16,8 @@ import io
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,10 +27,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from correnteza.errors import ModelError, TamperedModelError, UnknownModelError
-from correnteza.log.base import Policy, Store
+from correnteza.log.base import Store
 from correnteza.records import OFFSET, TIMESTAMP
+from correnteza.trainer import rotation
 from correnteza.trainer.artefacts import CHECKPOINT, MODEL, Artefacts, load_key
+from correnteza.trainer.manifests import MANIFESTS, Manifests
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current, Kind, promotion_rows
+from correnteza.trainer.rotation import Aged
 from correnteza.trainer.tail import Tail
 
 if TYPE_CHECKING:
@@ -38,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["MODELS", "PROMOTIONS", "Current", "Meta", "ModelRow", "Registry", "load_key", "model_rows", "promotion_rows"]
 
 ROWS_IN_MEMORY = 1000
-MANIFESTS_KEPT = 10_000
-"""Removed versions of which `model.json` is kept; it has some kilobytes each."""
 MOST_DECISIONS = 2
 """About one version: that it is promoted, and that it is rolled back."""
 LIBRARIES = ("correnteza", "numpy", "onnx", "scikit-learn", "skl2onnx")
@@ -64,9 +66,6 @@ MODELS = pa.schema(
 )
 """Columns of the log `models`: a row per version; `sha256` is of model.onnx, `evaluation` a JSON object."""
 
-MANIFESTS = pa.schema([pa.field("version", pa.int64()), pa.field("manifest", pa.string())])
-"""Columns of the log `manifests`: `model.json` of versions whose files were removed, which a rebuild begins with."""
-
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -87,6 +86,9 @@ class Meta:
         schema_sha256: `Schema.fingerprint`.
         evaluation: metrics at the promotion, as plain JSON values.
         recipe: what it is made of, as `Recipe.plain` says it; None when the estimator was fitted anew to all rows.
+        read_offset: of the last row of the log `normalized` that was read when its training began.
+        labels_offset: rows that the log `labels` had then; with `read_offset` it says what had been learned from, and in
+            which order.
     """
 
     parent: int | None
@@ -103,6 +105,8 @@ class Meta:
     schema_sha256: str
     evaluation: Mapping[str, Any]
     recipe: Mapping[str, Any] | None = None
+    read_offset: int = 0
+    labels_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,9 @@ class Registry:
         self._models_tail = Tail(store.log("models", MODELS, bounded=False), ROWS_IN_MEMORY)
         self._promotions_tail = Tail(self._promotions, 1)
         self._decisions_tail = Tail(store.log("decisions", DECISIONS, bounded=False), ROWS_IN_MEMORY * MOST_DECISIONS)
-        self._manifests = store.log("manifests", MANIFESTS)
+        self._manifests = Manifests(store.log("manifests", MANIFESTS), self._artefacts)
+        self._aged: dict[int, Aged] = {}
+        self._previous: int | None = None
         self._rows: dict[int, ModelRow] = {}
         self._decisions: dict[int, str] = {}
         self._current: Current | None = None
@@ -238,6 +244,7 @@ class Registry:
             for batch in self._promotions_tail.new():
                 last = batch.slice(batch.num_rows - 1).to_pylist()[0]
                 self._current = Current(last["version"], bool(last["pinned"]), last["reason"])
+                self._previous = last["previous"]
             return self._current
 
     def decisions(self) -> dict[int, str]:
@@ -268,18 +275,11 @@ class Registry:
         try:
             return self.manifest(version)
         except UnknownModelError:
-            manifest = self._from_log(version)
+            manifest = self._manifests.find(version)
             if manifest is None:
                 raise
             row = self._known().get(version)
             return manifest if row is None else self._registered(version, row.sha256, manifest)
-
-    def _from_log(self, version: int) -> dict[str, Any] | None:
-        found = None
-        for batch in Tail(self._manifests, None).new():
-            for number, text in zip(batch["version"].to_pylist(), batch["manifest"].to_pylist(), strict=True):
-                found = text if number == version else found
-        return None if found is None else self._artefacts.opened(version, found.encode(), "the log manifests")
 
     def _registered(self, version: int, sha256: str, manifest: dict[str, Any]) -> dict[str, Any]:
         if manifest["files"][MODEL] != sha256:
@@ -345,35 +345,39 @@ class Registry:
         self._artefacts.write(version, files, {**about, "kept": True})
         return self._artefacts.folder / str(version)
 
-    def prune(self, keep: int) -> tuple[int, ...]:
+    def prune(self, keep: int, older: int = 0, now_s: float | None = None) -> tuple[int, ...]:
         """Remove the files of old versions; their rows stay.
 
         Args:
-            keep: how many of the newest versions keep their files; the one in service and its parent do anyway,
-                and those that a rebuild has put back.
+            keep: how many of the newest versions keep their files; the one in service, the one before it and its parent do
+                anyway, and those that a rebuild has put back.
+            older: how many of the others do at most, the farther apart the older they are; see `rotation`.
+            now_s: Unix time in seconds; that of the machine if None.
 
         Returns:
             The versions whose files were removed.
         """
         current = self.current()
-        needed = set() if current is None else {current.version, self.get(current.version).parent}
-        oldest = self.next_version() - keep
-        old = tuple(v for v in self._artefacts.versions() if v < oldest and v not in needed and self._forgotten(v))
+        needed = set() if current is None else {current.version, self._previous, self.get(current.version).parent}
+        newest = self.next_version() - keep
+        here = [version for version in self._artefacts.versions() if version < newest and version not in needed]
+        stay = rotation.kept(self._ages(here), time.time() if now_s is None else now_s, older) if older else ()
+        old = tuple(version for version in here if version not in stay and self._manifests.released(version))
         for version in old:
             self._artefacts.remove(version)
-        self._manifests.trim(Policy(rows=MANIFESTS_KEPT), time.time())
+        self._manifests.trim()
         return old
 
-    def _forgotten(self, version: int) -> bool:
-        """Whether the files of a version may go; if so, its `model.json` is in the log `manifests` from now on."""
-        try:
-            if self._artefacts.manifest(version).get("kept"):
-                return False
-            text = self._artefacts.sealed(version).decode()
-        except ModelError:  # not sound: of no use to a rebuild either
-            return True
-        self._manifests.append(pa.RecordBatch.from_pylist([{"version": version, "manifest": text}], schema=MANIFESTS))
-        return True
+    def _ages(self, versions: Sequence[int]) -> dict[int, Aged]:
+        """When versions were made and what became of them; those whose files are damaged are left out."""
+        known, decisions = self._known(), self.decisions()
+        self._aged = {version: self._aged[version] for version in versions if version in self._aged}
+        for version in versions:
+            with suppress(ModelError):
+                if version in known or version not in self._aged:
+                    made = (known[version] if version in known else self.get(version)).created_at
+                    self._aged[version] = Aged(made.timestamp(), decisions.get(version, "promoted") == "promoted")
+        return self._aged
 
     def _known(self) -> dict[int, ModelRow]:
         """The rows in memory, up to date."""

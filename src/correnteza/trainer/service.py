@@ -42,6 +42,7 @@ from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
 from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
 from correnteza.trainer.samples import TrainerSamples, processes
+from correnteza.trainer.shapes import ACCEPTED, EVALUATION, OBJECT, SENTENCES
 from correnteza.web import Service, create_app, problem, serve
 from correnteza.web.plain import document
 
@@ -53,14 +54,12 @@ HISTORY = 100
 Last = Annotated[int, Query(ge=1, le=ROWS_IN_MEMORY, description="Tell of so many versions, the last ones.")]
 Version = Annotated[int, PathParameter(ge=1, le=INTEGER_LIMIT, description="Number of a model version.")]
 _STAGE = ("state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries")
-_OBJECT = {"type": "object"}
-Rows = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of `evaluations`, the last ones.")]
+Rows = Annotated[int | None, Query(ge=1, le=100_000, description="The last so many rows of `evaluations` that have a target.")]
 BlockRows = Annotated[int, Query(ge=1, le=curve.MOST_BLOCK_ROWS, description="Rows of a block.")]
 Blocks = Annotated[int, Query(ge=1, le=curve.MOST_BLOCKS, description="Blocks at most, the last ones.")]
 Behind = Annotated[
     int, Query(ge=0, le=INTEGER_LIMIT, description="Only blocks that go on behind this offset of `evaluations`.")
 ]
-_SENTENCES = {"type": "array", "items": {"type": "string"}}
 
 
 def main(settings: Settings, listening: socket.socket) -> int:
@@ -271,16 +270,18 @@ class Desk:
         }
 
     def evaluation(self, rows: int | None = None) -> dict[str, Any]:
-        """The body of `GET /evaluation`, over the last so many rows of the log; over `trainer.metric_rows` if None."""
-        last = self._keeper.last_rows(rows or self._settings.metric_rows)
-        report = evaluation.report(last)
+        """The body of `GET /evaluation`, over the last so many rows with a target; over `trainer.metric_rows` if None."""
+        rolling = self._keeper.rolling(rows or self._settings.metric_rows)
+        last = rolling.look()
+        report, told = evaluation.report(last), self._count.total().told
         champion = self._keeper.follower.champion
         return {
             "model_version": None if champion is None else champion.version,
             "metric_rows": rows or self._settings.metric_rows,
             "level": self._settings.level,
-            "multiplier": report.multiplier,
-            **_seen(self._count.total().told),
+            "multiplier": rolling.multiplier,
+            **_seen(told),
+            "total": told.get("total"),
             "rolling": None if report.overall is None else asdict(report.overall),
             "windows": [asdict(metrics) for metrics in evaluation.windows(last)],
             "versions": [{"model_version": version, **asdict(metrics)} for version, metrics in report.versions.items()],
@@ -325,15 +326,17 @@ class Desk:
             try:
                 return asdict(self._registry.promote(row.version, "unpinned by hand", pinned=False))
             except UnknownModelError:
-                break  # files of older ones were removed before
+                continue  # its files were removed
             except TamperedModelError as error:
                 self._told.emit("model_refused", str(error), version=row.version)
         raise NoModelError("there is no model version to put into service; wait for the first, or POST /train")
 
     def train(self) -> dict[str, Any]:
-        """Ask the learner for a training."""
+        """Ask the learner for a training; it comes after the cooldown and the one under way, with all that were asked for."""
+        told = self._count.total().told
         row = pa.RecordBatch.from_pylist([{"at": datetime.now(UTC), "reason": "POST /train"}], schema=handover.REQUESTS)
-        return {"accepted": True, "request": self._requests.append(row).first}
+        waits = {"earliest_in_s": round(told.get("request_wait_s", 0.0), 3), "training": told.get("training", False)}
+        return {"accepted": True, "request": self._requests.append(row).first, **waits}
 
 
 def _seen(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -351,38 +354,40 @@ def routes_of(desk: Desk) -> APIRouter:
     """The routes that are particular to the trainer, except `/predict`."""
     routes = APIRouter(tags=["model"])
 
-    @routes.get("/models", summary="The model versions, oldest first", responses=_ok({"type": "array", "items": _OBJECT}))
+    @routes.get("/models", summary="The model versions, oldest first", responses=_ok({"type": "array", "items": OBJECT}))
     def models() -> Response:
         return _json(desk.models())
 
-    @routes.get("/models/history", summary="What became of the versions, in sentences, oldest first", responses=_ok(_SENTENCES))
+    @routes.get("/models/history", summary="What became of the versions, in sentences, oldest first", responses=_ok(SENTENCES))
     def told(last: Last = HISTORY) -> Response:
         return _json(desk.history(last))
 
-    @routes.get("/models/{version}", summary="All that is known of a version", responses=_ok(_OBJECT))
+    @routes.get("/models/{version}", summary="All that is known of a version", responses=_ok(OBJECT))
     def model(version: Version) -> Response:
         return _json(desk.model(version))
 
-    @routes.post("/models/{version}/promote", summary="Put a version into service and keep it there", responses=_ok(_OBJECT))
+    @routes.post("/models/{version}/promote", summary="Put a version into service and keep it there", responses=_ok(OBJECT))
     def promote(version: Version) -> Response:
         try:
             return _json(desk.promote(version))
         except TamperedModelError as error:
             return problem(HTTPStatus.CONFLICT, str(error))
 
-    @routes.post("/models/unpin", summary="Let newer versions into service again", responses=_ok(_OBJECT))
+    @routes.post("/models/unpin", summary="Let newer versions into service again", responses=_ok(OBJECT))
     def unpin() -> Response:
         return _json(desk.unpin())
 
-    @routes.post("/train", status_code=202, summary="Train now", responses=_ok(_OBJECT, 202))
+    @routes.post("/train", status_code=202, summary="Train now", responses=_ok(ACCEPTED, 202))
     def train() -> Response:
         return _json(desk.train(), HTTPStatus.ACCEPTED)
 
-    @routes.get("/evaluation", summary="Rolling errors, in all and by model version", responses=_ok(_OBJECT))
+    @routes.get(
+        "/evaluation", summary="Errors, rolling and since the beginning, in all and by version", responses=_ok(EVALUATION)
+    )
     def evaluate(rows: Rows = None) -> Response:
         return _json(desk.evaluation(rows))
 
-    @routes.get("/evaluation/history", summary="The errors over time, in blocks of rows", responses=_ok(_OBJECT))
+    @routes.get("/evaluation/history", summary="The errors over time, in blocks of rows", responses=_ok(OBJECT))
     def curve_of(block_rows: BlockRows = 100, blocks: Blocks = curve.MOST_BLOCKS, after: Behind = 0) -> Response:
         return _json({"block_rows": block_rows, "blocks": desk.curve(after, block_rows, blocks)})
 

@@ -18,6 +18,7 @@ from correnteza.trainer import drift
 from correnteza.trainer.conformal import Conformal
 from correnteza.trainer.duel import Duel
 from correnteza.trainer.scores import Drag, Score
+from correnteza.trainer.totals import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class State:
         fields: watches each field.
         target: watches the target.
         offset: of the last row read from `normalized`; 0 before the first.
+        raw_offset: of the same row in `raw`; codes given up to it are known.
         rows: labelled rows so far.
         target_sum: sum of their targets in the order of the rows, in the target's unit.
         last_target: the last of them; NaN before the first.
@@ -67,6 +69,7 @@ class State:
         trial: challenger against champion; None without a challenger.
         watch: champion against its parent; None when that is settled.
         change: the last rise of the error.
+        totals: errors since the stream began.
         fresh: the labelled rows of the last step, to be learned from once it is committed; not written down.
     """
 
@@ -75,6 +78,7 @@ class State:
     fields: drift.Monitors
     target: drift.Monitor
     offset: int = 0
+    raw_offset: int = 0
     rows: int = 0
     target_sum: float = 0.0
     last_target: float = float("nan")
@@ -84,6 +88,7 @@ class State:
     trial: Trial | None = None
     watch: Trial | None = None
     change: Change | None = None
+    totals: Totals = field(default_factory=Totals)
     fresh: pa.RecordBatch | None = None
 
 
@@ -97,9 +102,9 @@ def drift_of(state: State) -> dict[str, Any]:
 
 def dump(state: State) -> bytes:
     """The state as bytes; equal states give equal bytes."""
-    values: dict[str, Any] = {name: getattr(state, name) for name in ("offset", "rows", "target_sum", "recent")}
+    values: dict[str, Any] = {name: getattr(state, name) for name in ("offset", "raw_offset", "rows", "target_sum", "recent")}
     values["last_target"] = None if np.isnan(state.last_target) else state.last_target
-    values |= {name: getattr(state, name).plain() for name in ("conformal", "error", "fields", "target")}
+    values |= {name: getattr(state, name).plain() for name in ("conformal", "error", "fields", "target", "totals")}
     values["drag"] = asdict(state.drag)
     values["scores"] = {str(number): asdict(score) for number, score in sorted(state.scores.items())}
     values |= {name: _plain_trial(getattr(state, name)) for name in ("trial", "watch")}
@@ -116,6 +121,7 @@ def load(blob: bytes) -> State:
         fields=drift.Monitors.of(values["fields"]),
         target=drift.Monitor.of(values["target"]),
         offset=values["offset"],
+        raw_offset=values["raw_offset"],
         rows=values["rows"],
         target_sum=values["target_sum"],
         last_target=float("nan") if values["last_target"] is None else values["last_target"],
@@ -125,6 +131,7 @@ def load(blob: bytes) -> State:
         trial=_trial_of(values["trial"]),
         watch=_trial_of(values["watch"]),
         change=values["change"] and Change(**values["change"]),
+        totals=Totals.of(values["totals"]),
     )
 
 

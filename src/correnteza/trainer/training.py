@@ -57,7 +57,7 @@ class Job:
         schema: of the records.
         recipe: of an adaptive forest; None is the plain policy: the estimator is fitted to all rows.
         numbers: with a recipe, which labelled row of the stream each row is, ascending, shape [rows].
-        warm: checkpoint of the newest version, for a process that remembers nothing; trusted.
+        warm: checkpoint of the version that it goes on from, for a process that may not remember that; trusted.
         checkpoint: whether the trained estimator itself is wanted, beside the ONNX model.
         threads: that large trainings use.
     """
@@ -147,7 +147,7 @@ def _mixed(job: Job, memo: Memo) -> Any:
 
     assert job.recipe is not None  # noqa: S101 - the caller looked
     assert job.numbers is not None  # noqa: S101 - it comes with the recipe
-    if job.warm and not memo.parts:
+    if job.warm:
         import joblib
 
         memo.remember(joblib.load(io.BytesIO(job.warm))["estimator"])

@@ -156,7 +156,6 @@ class Upstream:
                 _ints(rows, "scaler_version"),
                 columns(rows, (self._schema.target,))[:, 0],
                 _ints(rows, OFFSET),
-                _ints(rows, "raw_offset"),
             )
 
     def _back(self, after: str, offset: int, back: int) -> Iterator[pa.RecordBatch]:
