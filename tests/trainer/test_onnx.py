@@ -104,7 +104,7 @@ def test_served_answers_are_those_of_scaler_and_forest_for_windows_over_several_
     features = np.vstack(
         [normalised(known.versions[v], numbers[i : i + 1], categories[i : i + 1]) for i, v in enumerate(of_row)]
     )
-    window.add(features, of_row, targets, np.arange(n), np.arange(n))
+    window.add(features, of_row, targets, np.arange(n))
     expressed = window.expressed(known, len(SCHEMA.numeric), n)
     scaler = known.versions[expressed.version]
     forest = (ExtraTreesRegressor if extra else RandomForestRegressor)(5, random_state=seed)

@@ -16,13 +16,13 @@ FIELDS = ("age", "hours", "job")
 NUMERIC = 2
 
 
-def rows(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Features (two numbers, one code) with missing values, ascending versions, targets, offsets, raw offsets."""
+def rows(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features (two numbers, one code) with missing values, ascending versions, targets, offsets."""
     rng = np.random.default_rng(seed)
     features = np.column_stack([rng.normal(size=(n, NUMERIC)), rng.integers(0, 5, n).astype(float)])
     features[rng.random(features.shape) < 0.2] = np.nan
     versions = np.sort(rng.integers(1, 4, n))
-    return features, versions, rng.normal(size=n), np.arange(1, n + 1), np.arange(1, n + 1) * 3
+    return features, versions, rng.normal(size=n), np.arange(1, n + 1)
 
 
 def scalers() -> Scalers:
@@ -47,15 +47,14 @@ def filled(capacity: int, n: int, cuts: list[int]) -> Window:
 @given(st.integers(1, 40), st.integers(1, 120), st.lists(st.integers(0, 120), max_size=8))
 def test_window_holds_the_last_rows_in_order_however_the_stream_was_cut(capacity: int, n: int, cuts: list[int]) -> None:
     window = filled(capacity, n, cuts)
-    features, versions, targets, offsets, raw_offsets = (column[-capacity:] for column in rows(n))
+    features, versions, targets, offsets = (column[-capacity:] for column in rows(n))
     expressed = window.expressed(scalers(), NUMERIC, n)
     assert len(window) == min(capacity, n)
     assert expressed.version == versions.max()
     np.testing.assert_array_equal(expressed.targets, targets)
     np.testing.assert_array_equal(expressed.features[:, NUMERIC:], features[:, NUMERIC:])
     np.testing.assert_array_equal(np.isnan(expressed.features), np.isnan(features))
-    found = (expressed.first_offset, expressed.last_offset, expressed.last_raw_offset)
-    assert found == (offsets[0], offsets[-1], raw_offsets[-1])
+    assert (expressed.first_offset, expressed.last_offset) == (offsets[0], offsets[-1])
     np.testing.assert_array_equal(expressed.numbers, offsets)  # every row is labelled
 
 
@@ -93,7 +92,7 @@ def test_the_last_rows_alone_and_in_an_older_version_are_those_of_the_whole_wind
     np.testing.assert_array_equal(part.features, whole.features[-count:])
     np.testing.assert_array_equal(part.targets, whole.targets[-count:])
     np.testing.assert_array_equal(part.numbers, whole.numbers[-count:])
-    assert (part.last_offset, part.last_raw_offset) == (whole.last_offset, whole.last_raw_offset)
+    assert part.last_offset == whole.last_offset
     assert part.first_offset == part.last_offset - count + 1
 
 

@@ -25,6 +25,7 @@ from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.base import Log, OwnedLog, Store
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
+from correnteza.normalizer.ordering import InOrder
 from correnteza.normalizer.stage import REJECTED, NormalizerStage
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
 from correnteza.stage import Runner, Source
@@ -92,6 +93,7 @@ def build(settings: Settings, store: Store, source: Source) -> tuple[FastAPI, Se
         "events": store.log("events", events.SCHEMA),
     }
     told = Events(NAME, logs["events"])
+    records = InOrder(source, schema, settings.normalizer)
     figures = Committed(
         logs["records"], logs["rejected"], logs["scalers"], logs["categories"], schema.numeric, schema.categories
     )
@@ -102,8 +104,8 @@ def build(settings: Settings, store: Store, source: Source) -> tuple[FastAPI, Se
         logs=logs,
         events=told,
         store=store,
-        runners=(Runner(stage, source, store, told, batch_rows=settings.normalizer.batch_rows),),
-        status=figures.status,
+        runners=(Runner(stage, records, store, told, batch_rows=settings.normalizer.batch_rows),),
+        status=lambda: {**figures.status(), **records.figures},
     )
     return create_app(service, routes_of(figures)), service
 

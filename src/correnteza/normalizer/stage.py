@@ -24,6 +24,7 @@ from correnteza import config, validation
 from correnteza.errors import ConfigError, DamagedLogError, Problem
 from correnteza.events import Event
 from correnteza.features import CATEGORIES, SCALERS, Floats, Ints
+from correnteza.normalizer.disorder import Disorder
 from correnteza.normalizer.encoding import Encoded, FieldCodes, category_rows, encode
 from correnteza.normalizer.scaling import Advanced, ScalingState, Version, advance, first_version, scaler_rows
 from correnteza.records import ID, OFFSET, Schema
@@ -40,7 +41,7 @@ REJECTED = pa.schema(
 )
 """Columns of the log `rejected`: a row per record, its first field at fault, every reason, the record as a JSON object."""
 
-FORMAT = 1
+FORMAT = 2
 """Number of the form in which the state is written down."""
 
 
@@ -52,11 +53,13 @@ class NormalizerState:
         rows: raw rows so far, rejected ones included.
         scaling: statistics and versions of the numeric fields.
         codes: the codes of each category field, in the order of the schema.
+        normalized: valid rows so far, which is the offset of the last one in the log `normalized`.
     """
 
     rows: int
     scaling: ScalingState
     codes: Mapping[str, FieldCodes]
+    normalized: int = 0
 
 
 class NormalizerStage:
@@ -102,6 +105,7 @@ class NormalizerStage:
                 "format": FORMAT,
                 "schema": self.schema.as_dict(),
                 "rows": state.rows,
+                "normalized": state.normalized,
                 "scaling": state.scaling.dump(),
                 "codes": {name: [field.capped, list(field.codes)] for name, field in state.codes.items()},
             }
@@ -122,6 +126,7 @@ class NormalizerStage:
                 held.rows,
                 ScalingState.load(held.scaling, len(self.schema.numeric)),
                 {name: FieldCodes.of(held.codes[name][1], held.codes[name][0]) for name in self.schema.categories},
+                held.normalized,
             )
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
             raise DamagedLogError(
@@ -131,7 +136,9 @@ class NormalizerStage:
 
     def step(self, state: NormalizerState, batch: pa.RecordBatch) -> Step[NormalizerState]:
         """Process raw rows; see `correnteza.stage.Stage.step`."""
-        problems = validation.problems(batch, self.schema)
+        disorder = Disorder(batch, self.schema.timestamp, self.settings)
+        batch, problems = disorder.records, disorder.problems()
+        problems = sorted([*validation.problems(batch, self.schema), *problems], key=lambda p: p.index)
         valid = _without(batch, problems) if problems else batch
         offsets = valid.column(OFFSET).to_numpy()
         advanced = advance(
@@ -147,12 +154,22 @@ class NormalizerStage:
             "normalized": self._normalized(valid, advanced, encoded),
             "rejected": _rejected(batch, problems),
             "scalers": scaler_rows(self.schema.numeric, versions),
-            "categories": category_rows(encoded, offsets),
+            "categories": category_rows(encoded, offsets, state.normalized + 1),
         }
         return Step(
             {name: rows for name, rows in outputs.items() if rows.num_rows},
-            NormalizerState(state.rows + batch.num_rows, advanced.state, {name: done.state for name, done in encoded.items()}),
-            (*_rejections(batch, problems), *self._new_versions(advanced.new), *self._caps(state, encoded)),
+            NormalizerState(
+                state.rows + batch.num_rows,
+                advanced.state,
+                {name: done.state for name, done in encoded.items()},
+                state.normalized + valid.num_rows,
+            ),
+            (
+                *disorder.events(),
+                *_rejections(batch, problems),
+                *self._new_versions(advanced.new),
+                *self._caps(state, encoded),
+            ),
         )
 
     def _normalized(self, valid: pa.RecordBatch, advanced: Advanced, encoded: Mapping[str, Encoded]) -> pa.RecordBatch:
@@ -195,6 +212,7 @@ class _Held(msgspec.Struct):
     rows: int
     scaling: bytes
     codes: dict[str, tuple[bool, list[str]]]
+    normalized: int
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:

@@ -136,7 +136,7 @@ class Jobs:
             features=expressed.features,
             targets=expressed.targets,
             scaler=self._upstream.scalers.versions.get(expressed.version, Scaler(1, np.zeros(0), np.ones(0))),
-            codes=self._upstream.codes(expressed.last_raw_offset),
+            codes=self._upstream.codes(expressed.last_offset),
             schema=self._schema,
             recipe=recipe,
             numbers=expressed.numbers,

@@ -201,7 +201,7 @@ def job_of(manifest: Mapping[str, Any], upstream: Upstream, schema: Schema) -> J
         features=expressed.features,
         targets=expressed.targets,
         scaler=upstream.scalers.versions.get(expressed.version, Scaler(1, np.zeros(0), np.ones(0))),
-        codes=upstream.codes(expressed.last_raw_offset),
+        codes=upstream.codes(expressed.last_offset),
         schema=schema,
         recipe=recipe,
         numbers=expressed.numbers,

@@ -26,7 +26,6 @@ class Expressed:
         version: the scaler version of all rows.
         first_offset: offset of the oldest row in the log `normalized`.
         last_offset: offset of the newest row in the log `normalized`.
-        last_raw_offset: offset of the newest row in the log `raw`.
         numbers: which labelled row of the stream each is, from 1, shape [rows].
     """
 
@@ -35,7 +34,6 @@ class Expressed:
     version: int
     first_offset: int
     last_offset: int
-    last_raw_offset: int
     numbers: Ints
 
 
@@ -47,7 +45,7 @@ class Window:
         fields: names of the columns of `features`, numeric fields first.
 
     >>> window = Window(2, ["age"])
-    >>> window.add(np.array([[0.1], [0.2], [0.3]]), np.ones(3), np.array([1.0, 2.0, 3.0]), np.arange(3), np.arange(3))
+    >>> window.add(np.array([[0.1], [0.2], [0.3]]), np.ones(3), np.array([1.0, 2.0, 3.0]), np.arange(3))
     >>> len(window), window.oldest_version()
     (2, 1)
     """
@@ -59,13 +57,12 @@ class Window:
         self._targets = np.empty(capacity, np.float64)
         self._versions = np.empty(capacity, np.int64)
         self._offsets = np.empty(capacity, np.int64)
-        self._raw_offsets = np.empty(capacity, np.int64)
         self._added = 0
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
 
-    def add(self, features: Floats, versions: Ints, targets: Floats, offsets: Ints, raw_offsets: Ints) -> None:
+    def add(self, features: Floats, versions: Ints, targets: Floats, offsets: Ints) -> None:
         """Take rows behind the ones already there; the oldest leave when it is full.
 
         Args:
@@ -73,7 +70,6 @@ class Window:
             versions: scaler version of each row, shape [rows].
             targets: shape [rows], no NaN.
             offsets: of each row in the log `normalized`, shape [rows].
-            raw_offsets: of each row in the log `raw`, shape [rows].
         """
         rows = len(targets)
         kept = slice(max(0, rows - self.capacity), rows)
@@ -82,7 +78,6 @@ class Window:
         self._versions[places] = versions[kept]
         self._targets[places] = targets[kept]
         self._offsets[places] = offsets[kept]
-        self._raw_offsets[places] = raw_offsets[kept]
         self._added += rows
 
     def oldest_version(self) -> int | None:
@@ -124,7 +119,6 @@ class Window:
             common,
             int(self._offsets[order[0]]),
             int(self._offsets[order[-1]]),
-            int(self._raw_offsets[order[-1]]),
             last + 1 - len(order) + np.arange(len(order)),
         )
 

@@ -39,6 +39,11 @@ Reader = Annotated[
 ]
 Keep = Annotated[int, Query(ge=0, le=100_000_000, description="Rows before its cursor that the reader may want again.")]
 
+Passed = Annotated[
+    str | None,
+    Query(max_length=100, description="How far the reader needs nothing any more, if that is before `after`; empty: nowhere."),
+]
+
 
 def router(service: Service) -> APIRouter:
     """The routes of all logs of a service."""
@@ -77,10 +82,11 @@ def _add_log(routes: APIRouter, service: Service, path: str, log: OwnedLog) -> N
         back: Back = 0,
         reader: Reader = None,
         keep_rows: Keep = 0,
+        passed: Passed = None,
     ) -> Response:
         part = await to_thread.run_sync(log.read, after, limit, 0.0, back)  # refuses a bad cursor before it is registered
         if reader is not None and after != LATEST:
-            await to_thread.run_sync(log.register, reader, after, keep_rows)
+            await to_thread.run_sync(log.register, reader, after if passed is None else passed or None, keep_rows)
         if not part.batch.num_rows and wait_s:
             part = await _awaited(service, log, part.next, limit, wait_s)
         media = _preferred(request.headers.get("accept", ""))
