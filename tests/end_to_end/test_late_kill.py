@@ -23,7 +23,7 @@ fields = {{ a = "float", kind = "category" }}
 [generator]
 source = "replay"
 path = "{path}"
-records_per_second = {rate}
+records_per_second = 0
 
 [normalizer]
 block_rows = 256
@@ -54,20 +54,23 @@ def test_the_order_is_the_same_whenever_the_normalizer_is_killed(
 ) -> None:
     """And that of the times; retention upstream keeps what still waits, and lets the rest go."""
     path = stream(tmp_path / "late.csv", LATE_S)
-    pipeline = pipelines("late", TOML.format(path=path, rate=600, late_s=LATE_S))
+    pipeline = pipelines("late", TOML.format(path=path, late_s=LATE_S))
     file = pipeline.folder / "correnteza.toml"
     settings = file.read_text(encoding="utf-8")
     file.write_text(settings + RETENTION, encoding="utf-8")
     pipeline.start("generator")
     pipeline.wait(lambda: pipeline.lives("generator"), "the generator")
     file.write_text(settings, encoding="utf-8")  # what the normalizer makes is kept
+    pipeline.start("normalizer")
+    readers = "select count(*) from correnteza_readers where reader = 'normalizer'"
+    pipeline.wait(lambda: pipeline.query("generator", readers)[0][0], "the normalizer to register")
+    put(pipeline.url("generator", "/rate"), {"records_per_second": 600})
     chance = random.Random(3)
     for _ in range(KILLS):
-        pipeline.start("normalizer")
         pipeline.wait(lambda: pipeline.lives("normalizer"), "the normalizer")
         pipeline.patience.wait(chance.uniform(0.0, 0.4))
         pipeline.kill("normalizer")
-    pipeline.start("normalizer")
+        pipeline.start("normalizer")
     put(pipeline.url("generator", "/rate"), {"records_per_second": "inf"})
     pipeline.wait(lambda: (pipeline.get("normalizer", "/status") or {}).get("raw_rows") == ROWS, "all rows but the last")
     assert (pipeline.get("normalizer", "/status") or {})["held_rows"] == 1

@@ -6,7 +6,7 @@ Invariants:
 - What is read is a function of the raw log, and of the moments at which nothing had come for a while; those are part of
   the cursor that is committed with what they let go. Neither batches nor restarts change it.
 - What waits is nowhere but in the raw log and in memory. The cursor says where to read again, and upstream is told that
-  everything from there is still needed.
+  everything from there is still needed: all from the batch on that the oldest row came in.
 - With `lateness_s = 0` this is the raw log itself: the same rows, the same cursors.
 
 The cursor is a JSON object of a few hundred characters; see `Place`.
@@ -32,8 +32,6 @@ from correnteza.normalizer.watermark import Mark, Ordered, Rule, Waiting, advanc
 from correnteza.records import OFFSET, TIMESTAMP, Schema, empty, with_offsets
 from correnteza.stage import Source
 from correnteza.validation import FIRST_TIME_US, LAST_TIME_US
-
-READ_ROWS = 10_000
 
 
 @runtime_checkable
@@ -160,14 +158,14 @@ class InOrder:
         if back:
             raise LogError(f"records in order: back = {back}: this source reads on only")
         if after is None or after != self._at:
-            self._go_to(after)
+            self._go_to(after, limit)
         self._fill(limit, wait_s)
         return self._handed_on(limit)
 
     # Going to a cursor
 
-    def _go_to(self, after: str | None) -> None:
-        """Have memory be that of a cursor."""
+    def _go_to(self, after: str | None, limit: int) -> None:
+        """Have memory be that of a cursor, reading `limit` rows at a time."""
         place, self._gap = (self._gap if after is None else None), None
         self._shortened = place is not None
         if place is None:
@@ -176,7 +174,7 @@ class InOrder:
         self._at = None
         self._clear(place)
         try:
-            self._recall(place)
+            self._recall(place, limit)
         except OffsetRemovedError:
             self._gap = place.shortened()
             raise
@@ -192,12 +190,12 @@ class InOrder:
         self._lag_rows = 0
         self._heard_s = self._clock()
 
-    def _recall(self, place: Place) -> None:
+    def _recall(self, place: Place, limit: int) -> None:
         """Read again what waited and what was being let go, and let it go as before."""
         until = place.until if place.first or place.until > place.mark.offset else 0
         later = []
         while self._last < until:
-            batch = self._read(READ_ROWS, 0.0, place).batch
+            batch = self._read(limit, 0.0, place).batch
             if not batch.num_rows and place.after is None:
                 break  # retention has removed them all
             if not batch.num_rows:
