@@ -269,3 +269,21 @@ def test_settings_do_not_change() -> None:
 def test_all_ports_move_together(settings: Load) -> None:
     services = settings(CORRENTEZA_SERVICES__PORT_BASE="9000").services
     assert [services.port(name) for name in SERVICES] == [9000, 9001, 9002, 9003, 9004]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (
+            {"schema": {"target": "y", "fields": {"x": "float"}}, "normalizer": {"lateness_s": 5}},
+            "normalizer.lateness_s = 5: [schema] has no timestamp to put records in order by",
+        ),
+        ({"normalizer": {"lateness_s": 5, "future_s": 4}}, "normalizer: future_s 4 is below lateness_s 5; raise it"),
+        ({"normalizer": {"lateness_s": "inf"}}, "normalizer.lateness_s = 'inf'"),
+        ({"normalizer": {"late": "drop"}}, "normalizer.late = 'drop'"),
+    ],
+)
+def test_an_order_that_cannot_be_kept_is_refused(overrides: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(overrides=overrides)
+    assert str(error.value).startswith(reason)

@@ -9,7 +9,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from correnteza import offline
+from correnteza import curves, offline
 from correnteza.config import Normalizer, SchemaTable, Settings, Trainer
 
 from .trainer.worlds import BY_ROWS, SCHEMA, World, normalized, raw
@@ -109,3 +109,21 @@ def test_neither_process_nor_folder_is_left_when_the_records_break_off(tmp_path:
         offline.run(broken(), SETTINGS)
     assert {process.pid for process in psutil.Process().children()} <= before
     assert not list(tmp_path.iterdir())
+
+
+def test_late_records_are_put_in_order_as_in_the_running_system() -> None:
+    """Shuffled within the lateness, the stream gives the versions of the ordered one."""
+    fields = {"at": "timestamp", **{field.name: field.kind for field in SCHEMA.fields}}
+    table = SchemaTable.model_validate({"target": SCHEMA.target, "timestamp": "at", "fields": fields})
+    seconds = pa.array([1_000_000 * i for i in range(ROWS)]).cast(pa.timestamp("us", tz="UTC"))
+    ordered = raw(ROWS).add_column(1, "at", seconds)
+    shuffled = ordered.take(pa.array(sorted(range(ROWS), key=lambda i: i + 17 * (i % 5))))
+    found = []
+    for records, late_s in ((ordered, 0), (shuffled, 80)):
+        normalizer = Normalizer(block_rows=32, max_categories=5, lateness_s=late_s)
+        result = offline.run(pieces(records, 37), SETTINGS.model_copy(update={"schema_table": table, "normalizer": normalizer}))
+        parts = curves.parts(result)
+        assert (result.records, result.rejected, parts[-1].last) == (ROWS, 0, ROWS)
+        found.append((result.versions["sha256"].to_pylist(), result.evaluations["id"].to_pylist()))
+    assert len(found[0][0]) > 2
+    assert found[0] == found[1]

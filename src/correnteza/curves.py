@@ -105,7 +105,7 @@ def parts(result: Result) -> list[Part]:
     """The metrics per tenth of the stream, and at last those of all of it."""
     rows = _batch(result)
     ends = [result.records * k // PARTS for k in range(PARTS + 1)]
-    cuts = np.searchsorted(_ints(rows, "raw_offset"), ends, side="right")
+    cuts = np.searchsorted(_reached(rows), ends, side="right")
     found = [
         Part(first + 1, last, metrics(rows.slice(low, high - low)))
         for first, last, low, high in zip(ends[:-1], ends[1:], cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
@@ -123,7 +123,7 @@ def curves(result: Result) -> Curves:
     known = [point for point in points if point is not None]
     return Curves(
         window,
-        _ints(rows, "raw_offset")[ends - 1],
+        _reached(rows)[ends - 1],
         {name: np.array([getattr(point, name) for point in known], float) for name in ("mae", *BASELINES)},
         np.array([math.nan if p.coverage is None else p.coverage for p in known]),
         _raw_offsets(rows, result.versions["last_offset"].to_pylist()),
@@ -322,10 +322,16 @@ def _raw_offsets(rows: pa.RecordBatch, normalized: Sequence[int]) -> Ints:
     known = _ints(rows, "normalized_offset")
     if not len(known):
         return np.array(normalized, np.int64)
-    raw = _ints(rows, "raw_offset")
+    raw = _reached(rows)
     wanted = np.array(normalized, np.float64)
     before = wanted + (raw[0] - known[0])
     return np.where(wanted < known[0], np.maximum(before, 1), np.interp(wanted, known, raw)).astype(np.int64)
+
+
+def _reached(rows: pa.RecordBatch) -> Ints:
+    """How far the stream had come at each row: its raw offset, or that of an earlier row where records came late."""
+    reached: Ints = np.maximum.accumulate(_ints(rows, "raw_offset"))
+    return reached
 
 
 def _batch(result: Result) -> pa.RecordBatch:

@@ -32,17 +32,22 @@ SCALERS = pa.schema(
         pa.field("scale", pa.float64()),
     ]
 )
-"""Columns of the log `scalers`: a row per version and numeric field; statistics of the raw rows up to `raw_offset`."""
+"""Columns of the log `scalers`: a row per version and numeric field; statistics of the rows of `normalized` up to the one
+with this `raw_offset`."""
 
 CATEGORIES = pa.schema(
     [
         pa.field("raw_offset", pa.int64()),
+        pa.field("normalized_offset", pa.int64()),
         pa.field("field", pa.string()),
         pa.field("value", pa.string()),
         pa.field("code", pa.int64()),
     ]
 )
-"""Columns of the log `categories`: a row per value, at the raw row where it was first seen."""
+"""Columns of the log `categories`: a row per value, at the raw row where it was first seen.
+
+Which codes a row may have is said by `normalized_offset`, the place of that row in the log `normalized`: raw offsets do
+not grow from row to row there when late records are put in order."""
 
 
 @dataclass(frozen=True, slots=True)

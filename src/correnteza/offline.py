@@ -27,13 +27,14 @@ from typing import Any
 import pyarrow as pa
 
 from correnteza import events
-from correnteza.config import Settings
+from correnteza.config import Normalizer, Settings
 from correnteza.events import Event, Events
 from correnteza.features import CATEGORIES, SCALERS
 from correnteza.log.base import OwnedLog, Policy, Slice
 from correnteza.log.memory import MemoryStore
 from correnteza.memory import entries, snapshots
 from correnteza.normalizer.stage import NormalizerStage
+from correnteza.normalizer.watermark import USUAL, Mark, Rule, Waiting, advance, flush
 from correnteza.records import as_batch, with_offsets
 from correnteza.stage import Runner
 from correnteza.trainer import evaluation, prequential
@@ -234,7 +235,9 @@ class _Normalizer:
         self._logs["events"] = self._store.log("events", events.SCHEMA)
         self._told = _Told("normalizer")
         self._kept_rows = settings.trainer.window_rows
-        self._batches = _cut(batches, settings.normalizer.batch_rows)
+        self._batches = _in_order(
+            _numbered(_cut(batches, settings.normalizer.batch_rows)), schema.timestamp, settings.normalizer
+        )
 
     def log(self, name: str) -> OwnedLog:
         """One of its logs."""
@@ -262,7 +265,7 @@ class _Normalizer:
         batch = next(self._batches, None)
         if batch is None:
             return False
-        step = self._stage.step(self._state, with_offsets(batch, self.records + 1))
+        step = self._stage.step(self._state, batch)
         for name, rows in step.outputs.items():
             if name in self._logs:
                 self._logs[name].append(rows)
@@ -288,6 +291,28 @@ def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatc
     for batch in batches:
         for start in range(0, batch.num_rows, rows):
             yield batch.slice(start, rows)
+
+
+def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches with the column `offset`, as the log `raw` would have them."""
+    first = 1
+    for batch in batches:
+        yield with_offsets(batch, first)
+        first += batch.num_rows
+
+
+def _in_order(batches: Iterator[pa.RecordBatch], timestamp: str | None, settings: Normalizer) -> Iterator[pa.RecordBatch]:
+    """The records as `[normalizer] lateness_s` lets them go on; what waits at the end of the stream comes last."""
+    rule, mark, waiting = Rule.of(settings), Mark(), None
+    if timestamp is None or not rule.lateness_us:
+        yield from batches
+        return
+    for batch in batches:
+        done = advance(mark, Waiting.none(batch.schema) if waiting is None else waiting, batch, timestamp, rule)
+        mark, waiting = done.mark, done.waiting
+        yield from (rows for rows in (done.rows,) if rows.num_rows)
+    if waiting is not None and len(waiting):
+        yield flush(mark, waiting, USUAL).rows
 
 
 def _all(log: OwnedLog) -> pa.Table:

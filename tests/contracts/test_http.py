@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from correnteza.config import Settings, load
-from correnteza.errors import LogError, LogUnavailableError
+from correnteza.errors import CursorError, LogError, LogUnavailableError
 from correnteza.generator.service import build
 from correnteza.listening import bind
 from correnteza.log.base import Policy
@@ -70,6 +70,27 @@ def test_a_reader_that_registers_is_waited_for(tmp_path: Path) -> None:
         reader.read(position, 1)
         assert subject.owned.trim(Policy(rows=1), 0.0).rows == 7
         assert subject.log.bounds().first == 8
+
+
+def test_a_reader_may_read_further_than_it_has_passed(tmp_path: Path) -> None:
+    """What it says that it still needs is kept, until it says that what it has read is passed."""
+    with generator(tmp_path) as subject:
+        subject.log.append(rows(20))
+        assert isinstance(subject.log, HttpLog)
+        reader = HttpLog(subject.log.url, name="raw", schema=SCHEMA.raw, reader="holding")
+        reader.needs_behind("")
+        held = reader.read(None, 4).next
+        further = reader.read(held, 10).next
+        assert subject.owned.trim(Policy(rows=1), 0.0).rows == 0
+        reader.needs_behind(held)
+        reader.read(further, 1)
+        assert subject.owned.trim(Policy(rows=1), 0.0).rows == 4
+        reader.needs_behind("nonsense")
+        with pytest.raises(CursorError):
+            reader.read(further, 1)
+        reader.needs_behind(None)
+        reader.read(further, 1)
+        assert subject.owned.trim(Policy(rows=1), 0.0).rows == 10
 
 
 def test_a_service_that_is_not_there_is_worth_a_retry() -> None:

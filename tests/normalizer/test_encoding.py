@@ -80,16 +80,16 @@ def test_a_lower_cap_takes_no_code_away() -> None:
     assert run(state, ["c", "d"], cap=1).codes.to_pylist() == [3.0, 0.0]
 
 
-def test_rows_of_the_log_come_by_raw_row_and_then_by_field() -> None:
+def test_rows_of_the_log_come_by_row_and_then_by_field() -> None:
     encoded = {
         "job": run(FieldCodes(), ["cook", "nurse", "cook"]),
         "city": run(FieldCodes({"Rio": 1}), ["Rio", "Natal", "Belém"]),
     }
-    rows = category_rows(encoded, np.array([7, 9, 12]))
+    rows = category_rows(encoded, np.array([7, 12, 9]), 4)
     assert rows.schema == CATEGORIES
     assert [tuple(r.values()) for r in rows.to_pylist()] == [
-        (7, "job", "cook", 1),
-        (9, "job", "nurse", 2),
-        (9, "city", "Natal", 2),
-        (12, "city", "Belém", 3),
+        (7, 4, "job", "cook", 1),
+        (12, 5, "job", "nurse", 2),
+        (12, 5, "city", "Natal", 2),
+        (9, 6, "city", "Belém", 3),
     ]

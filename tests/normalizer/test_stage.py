@@ -234,7 +234,7 @@ def test_a_state_of_another_schema_is_refused_with_what_changed_and_the_fix(sche
 def test_damaged_bytes_of_a_state_are_refused_as_such() -> None:
     stage = NormalizerStage(SCHEMA, SETTINGS)
     blob = stage.dump(stage.step(stage.initial(), raw([GOOD] * 3)).state)
-    for bad in (b"", blob[:-1], blob[:40], b"\xc1" + blob, blob.replace(b"\xa6format\x01", b"\xa6format\x63")):
+    for bad in (b"", blob[:-1], blob[:40], b"\xc1" + blob, blob.replace(b"\xa6format\x02", b"\xa6format\x63")):
         with pytest.raises(DamagedLogError, match="state of stage 'normalizer'"):
             stage.load(bad)
 

@@ -245,7 +245,7 @@ def test_the_example_of_a_prediction_has_the_features_that_were_asked(tmp_path: 
     scaler = upstream.scalers.versions[int(window._versions[order[0]])]
     features = window._features[order]
     np.testing.assert_allclose(scaler.restore(features[:, :2].copy()), [[123.5, 4.0], [np.nan, np.nan]])
-    codes = upstream.codes(world.rows["raw_offset"][399].as_py())["kind"]
+    codes = upstream.codes(400)["kind"]
     assert features[:, 2].tolist() == [codes.index("k1") + 1, 0.0]
     assert window._targets[order].tolist() == [290.0, 320.0]
 

@@ -152,7 +152,7 @@ def test_raw_undoes_what_the_normalizer_did(upstream_store: MemoryStore) -> None
     ]
 
 
-def test_codes_of_a_version_are_those_known_at_its_last_raw_row(upstream_store: MemoryStore) -> None:
+def test_codes_of_a_version_are_those_known_at_its_last_row(upstream_store: MemoryStore) -> None:
     upstream = upstream_of(upstream_store)
     upstream.read(None, 10_000)
     seen: list[str] = []

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -22,7 +23,9 @@ from correnteza.errors import (
 from correnteza.log.base import Policy
 from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
-from correnteza.records import OFFSET, Field, Schema
+from correnteza.normalizer.ordering import InOrder
+from correnteza.normalizer.stage import NormalizerStage
+from correnteza.records import OFFSET, TIMESTAMP, Field, Schema, empty
 from correnteza.testing import read_all
 from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.labels import LABELS, LOG
@@ -80,6 +83,41 @@ def test_every_version_can_be_made_again_whether_its_files_are_there_or_not(ran:
         assert (rebuilt.found, rebuilt.rows, rebuilt.notes) == (row["sha256"], row["rows"], ())
         assert rebuilt.equal
         assert str(rebuilt).endswith(f"is the registered model, byte by byte (sha256 {row['sha256']})")
+
+
+def test_versions_over_records_that_came_late_are_those_of_the_ordered_stream_and_can_be_made_again(tmp_path: Path) -> None:
+    """Raw offsets then do not grow in `normalized`, and new categories come late: what a version knows goes by its rows."""
+    ordered, late = World(tmp_path / "ordered", timed(0)), World(tmp_path / "late", timed(40))
+    for world in (ordered, late):
+        world.run()
+    offsets = read_all(late.source.log("normalized", SCHEMA.normalized))
+    assert [row["raw_offset"] for row in offsets] != sorted(row["raw_offset"] for row in offsets)
+    assert len(late.models()) > 3
+    assert [row["sha256"] for row in late.models()] == [row["sha256"] for row in ordered.models()]
+    for row in late.models():
+        assert again(late, row["version"]).equal
+
+
+def timed(late_s: int) -> MemoryStore:
+    """What the normalizer makes of records a second apart, each up to so many seconds late."""
+    schema = Schema((Field("at", "timestamp"), *SCHEMA.fields), SCHEMA.target, "at")
+    records = raw(700)
+    delays = np.random.default_rng(3).integers(0, late_s + 1, 700)
+    arrival = np.argsort(np.arange(700) + delays, kind="stable")
+    seconds = pa.array(np.arange(700) * 1_000_000).cast(TIMESTAMP)
+    records = records.add_column(1, "at", seconds).take(pa.array(arrival))
+    settings = config.Normalizer(block_rows=32, max_categories=5, lateness_s=late_s, idle_s=1e-9)
+    source, store = MemoryStore().log("raw", schema.raw), MemoryStore()
+    source.append(records)
+    ordered, stage = InOrder(source, schema, settings), NormalizerStage(schema, settings)
+    part = ordered.read(None, 1000)
+    rest = ordered.read(part.next, 1000)
+    step = stage.step(stage.initial(), pa.concat_batches([one.batch for one in (part, rest) if one.batch.num_rows]))
+    for name in stage.outputs:
+        rows = step.outputs.get(name, empty(stage.outputs[name]))
+        rows = rows.drop_columns(["at"]) if "at" in rows.schema.names else rows
+        store.log(name, rows.schema).append(rows)
+    return store
 
 
 def test_another_model_is_not_taken_for_the_registered_one_nor_kept(ran: World) -> None:

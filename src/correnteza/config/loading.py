@@ -104,7 +104,18 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None, *
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
     except SettingsError as error:
         raise ConfigError(_not_json(error.__cause__ or error)) from None
+    _check_order(settings)
     return settings
+
+
+def _check_order(settings: Settings) -> None:
+    """Refuse to put records in the order of a time that they do not have."""
+    lateness_s = settings.normalizer.lateness_s
+    if lateness_s and settings.schema_of_records.timestamp is None:
+        raise ConfigError(
+            f"normalizer.lateness_s = {lateness_s:g}: [schema] has no timestamp to put records in order by; "
+            "set schema.timestamp, or lateness_s to 0"
+        )
 
 
 def dumps(settings: Settings) -> str:

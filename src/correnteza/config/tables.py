@@ -175,6 +175,36 @@ class Normalizer(Section):
     memory_rows: int = Field(
         10_000, ge=1, le=1_000_000, description="Values of a key that a window in seconds reaches back to, at most."
     )
+    lateness_s: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="Seconds of event time by which a record may come late and still find its place: all wait so long; 0: off.",
+    )
+    late: Literal["accept", "reject"] = Field(
+        "accept", description="Later records: accept them in the order of arrival, or refuse them into `rejected`."
+    )
+    idle_s: float = Field(
+        10.0, gt=0, description="When nothing came for so many seconds, what is held back is let go; inf: it waits on."
+    )
+    reorder_rows: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="Records held back at most; of more the earliest are let go before their time.",
+    )
+    future_s: float = Field(
+        86_400.0,
+        gt=0,
+        le=1e9,
+        description="A time that is further than this from the newest one is not believed, unless 100 records in a row say so.",
+    )
+
+    @model_validator(mode="after")
+    def _far_is_further_than_late(self) -> Normalizer:
+        if self.future_s < self.lateness_s:
+            raise ValueError(f"future_s {self.future_s:g} is below lateness_s {self.lateness_s:g}; raise it")
+        return self
 
 
 class Trainer(Section):

@@ -62,7 +62,7 @@ class HttpLog:
         self.url = url.rstrip("/")
         self._path = path
         self._expected = with_offsets(empty(schema), 1).schema
-        self._registration = {} if reader is None else {"reader": reader, "keep_rows": str(keep_rows)}
+        self._registration: dict[str, str] = {} if reader is None else {"reader": reader, "keep_rows": str(keep_rows)}
         self._local = threading.local()
 
     def append(self, batch: pa.RecordBatch) -> Appended:
@@ -100,6 +100,17 @@ class HttpLog:
             raise LogError(
                 f"{self.url}/{self._path} did not answer rows with the columns {self._expected.names}: {error!r}"
             ) from None
+
+    def needs_behind(self, cursor: str | None) -> None:
+        """Say that this reader still needs all rows behind a cursor, though it reads further; from the next read on.
+
+        Args:
+            cursor: of this log; empty is its beginning; None: what is read is passed, as usual.
+        """
+        registration = {key: value for key, value in self._registration.items() if key != "passed"}
+        if registration and cursor is not None:
+            registration["passed"] = cursor
+        self._registration = registration
 
     def bounds(self) -> Bounds:
         """See `Log.bounds`; reads the service's `/status`."""

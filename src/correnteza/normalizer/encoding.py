@@ -91,12 +91,13 @@ def _first_rows(distinct: pa.DictionaryArray, values: Sequence[str], new: Sequen
     return tuple(int(row) for place, row in zip(places, rows, strict=True) if place < len(values) and values[place] in wanted)
 
 
-def category_rows(encoded: Mapping[str, Encoded], offsets: Ints) -> pa.RecordBatch:
-    """The new values of all fields as rows of the log `categories`, by raw row and then in the order of the fields.
+def category_rows(encoded: Mapping[str, Encoded], offsets: Ints, first: int) -> pa.RecordBatch:
+    """The new values of all fields as rows of the log `categories`, by row and then in the order of the fields.
 
     Args:
         encoded: what `encode` made of each field's column.
         offsets: the raw offset of each row, shape [rows].
+        first: the offset of the first row in the log `normalized`.
     """
     found = [
         (row, place, name, value, code)
@@ -106,6 +107,7 @@ def category_rows(encoded: Mapping[str, Encoded], offsets: Ints) -> pa.RecordBat
     found.sort(key=lambda item: item[:2])
     columns = [
         [int(offsets[row]) for row, *_ in found],
+        [first + row for row, *_ in found],
         [name for _, _, name, _, _ in found],
         [value for *_, value, _ in found],
         [code for *_, code in found],

@@ -27,6 +27,7 @@ from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
 from correnteza.memory import entries
 from correnteza.metrics import Sample, sample
+from correnteza.normalizer.ordering import InOrder
 from correnteza.normalizer.reading import OUTCOMES, RecordsAndOutcomes
 from correnteza.normalizer.remembering import Remembered
 from correnteza.normalizer.stage import REJECTED, NormalizerStage, limits_of
@@ -109,6 +110,7 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
     }
     told = Events(NAME, logs["events"])
     tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
+    records = InOrder(source, schema, settings.normalizer)
     figures = Committed(
         logs["records"], logs["rejected"], logs["scalers"], logs["categories"], schema.numeric, schema.categories
     )
@@ -122,7 +124,7 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
         runners=(
             Runner(
                 stage,
-                source if outcomes is None else RecordsAndOutcomes(source, outcomes, told),
+                records if outcomes is None else RecordsAndOutcomes(records, outcomes, told),
                 store,
                 told,
                 batch_rows=settings.normalizer.batch_rows,
@@ -132,7 +134,7 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
             ),
         ),
         tracer=tracer,
-        status=figures.status if kept is None else lambda: {**figures.status(), "memory": kept.status()},
+        status=lambda: {**figures.status(), **records.figures, **({} if kept is None else {"memory": kept.status()})},
         samples=_samples,
     )
     routes = routes_of(figures)

@@ -26,6 +26,7 @@ from correnteza.events import Event
 from correnteza.features import CATEGORIES, SCALERS, Floats, Ints
 from correnteza.memory import Limits
 from correnteza.normalizer.deriving import Deriving, Mask, Recall, records_of
+from correnteza.normalizer.disorder import Disorder
 from correnteza.normalizer.encoding import Encoded, FieldCodes, category_rows, encode
 from correnteza.normalizer.scaling import Advanced, ScalingState, Version, advance, first_version, scaler_rows
 from correnteza.records import ID, OFFSET, Schema
@@ -42,7 +43,7 @@ REJECTED = pa.schema(
 )
 """Columns of the log `rejected`: a row per record, its first field at fault, every reason, the record as a JSON object."""
 
-FORMAT = 1
+FORMAT = 2
 """Number of the form in which the state is written down."""
 
 
@@ -55,12 +56,14 @@ class NormalizerState:
         scaling: statistics and versions of the numeric fields.
         codes: the codes of each category field, in the order of the schema.
         memory: offset of the last row of the log `memory`; 0 where no feature remembers.
+        normalized: valid rows so far, which is the offset of the last one in the log `normalized`.
     """
 
     rows: int
     scaling: ScalingState
     codes: Mapping[str, FieldCodes]
     memory: int = 0
+    normalized: int = 0
 
 
 class NormalizerStage:
@@ -111,6 +114,7 @@ class NormalizerStage:
                 "format": FORMAT,
                 "schema": self.schema.as_dict(),
                 "rows": state.rows,
+                "normalized": state.normalized,
                 "scaling": state.scaling.dump(),
                 "codes": {name: [field.capped, list(field.codes)] for name, field in state.codes.items()},
                 **memory,
@@ -133,6 +137,7 @@ class NormalizerStage:
                 ScalingState.load(held.scaling, len(self.schema.numeric)),
                 {name: FieldCodes.of(held.codes[name][1], held.codes[name][0]) for name in self.schema.categories},
                 held.memory,
+                held.normalized,
             )
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
             raise DamagedLogError(
@@ -142,8 +147,10 @@ class NormalizerStage:
 
     def step(self, state: NormalizerState, batch: pa.RecordBatch) -> Step[NormalizerState]:
         """Process raw rows; see `correnteza.stage.Stage.step`."""
-        records = records_of(batch)
-        problems = validation.problems(records, self._records)
+        arrived = records_of(batch)
+        disorder = Disorder(arrived, self.schema.timestamp, self.settings)
+        records = disorder.records
+        problems = sorted([*validation.problems(records, self._records), *disorder.problems()], key=lambda p: p.index)
         derived = self.deriving.step(state.memory, batch, records, _valid(records, problems))
         valid = derived.records
         offsets = valid.column(OFFSET).to_numpy()
@@ -165,7 +172,7 @@ class NormalizerStage:
         if versions and self.schema.numeric:
             outputs["scalers"] = scaler_rows(self.schema.numeric, versions)
         if any(done.new for done in encoded.values()):
-            outputs["categories"] = category_rows(encoded, offsets)
+            outputs["categories"] = category_rows(encoded, offsets, state.normalized + 1)
         return Step(
             {name: rows for name, rows in outputs.items() if rows.num_rows},
             NormalizerState(
@@ -173,8 +180,10 @@ class NormalizerStage:
                 advanced.state,
                 {name: done.state for name, done in encoded.items()},
                 derived.offset,
+                state.normalized + valid.num_rows,
             ),
             (
+                *disorder.events(),
                 *_rejections(records, problems),
                 *self._new_versions(advanced.new),
                 *self._caps(state, encoded),
@@ -223,6 +232,7 @@ class _Held(msgspec.Struct):
     scaling: bytes
     codes: dict[str, tuple[bool, list[str]]]
     memory: int = 0
+    normalized: int = 0
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:

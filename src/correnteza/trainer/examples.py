@@ -52,7 +52,7 @@ class Examples:
         self._schema = schema
         self._nothing = with_offsets(empty(schema.normalized), 1)
         self._answers = pa.schema([ADDED.field(name) for name in _ANSWER])
-        self._version, self._raw_offset = 1, 0
+        self._version, self._raw_offset, self._offset = 1, 0, 0
 
     def arrive(self, rows: pa.RecordBatch) -> None:
         """Keep the records that have no target, and stand at the last one."""
@@ -62,7 +62,9 @@ class Examples:
 
     def stand_at(self, rows: pa.RecordBatch, place: int) -> None:
         """Express predictions like the record at this place."""
-        self._version, self._raw_offset = rows["scaler_version"][place].as_py(), rows["raw_offset"][place].as_py()
+        self._version, self._raw_offset, self._offset = (
+            rows[name][place].as_py() for name in ("scaler_version", "raw_offset", OFFSET)
+        )
 
     def rows(self, arrivals: pa.RecordBatch | None, taken: Sequence[Taken], strict: bool = True) -> pa.RecordBatch:
         """Rows for records, then for outcomes.
@@ -141,7 +143,7 @@ class Examples:
             scaler = self._upstream.scalers.versions[self._version]
         else:
             scaler = Scaler(self._version, np.zeros(0), np.ones(0))
-        return normalized(predictions, self._schema, scaler, self._upstream.codes(self._raw_offset), self._raw_offset)
+        return normalized(predictions, self._schema, scaler, self._upstream.codes(self._offset), self._raw_offset)
 
     def _nulls(self, rows: int) -> pa.RecordBatch:
         kinds = self._schema.normalized

@@ -94,7 +94,7 @@ class Jobs:
         expressed = self._rows(state, window, recipe, newest)
         if recipe is not None and (told := plan.settled(ancestor.recipe if ancestor else None, recipe, state.scores)):
             wish = replace(wish, reason=f"{wish.reason}; {told}")
-        codes = self._upstream.codes(state.raw_offset)
+        codes = self._upstream.codes(state.offset)
         return self._job(wish.version, expressed, codes, recipe, warm), self._meta(wish, state, expressed, recipe)
 
     def _rows(self, state: State, window: Window, recipe: Recipe | None, newest: bool) -> Expressed:

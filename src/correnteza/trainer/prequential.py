@@ -178,7 +178,6 @@ class LearnerStage:
             fields=fields,
             target=target,
             offset=batch[OFFSET][-1].as_py(),
-            raw_offset=max(state.raw_offset, pc.max(batch["raw_offset"]).as_py() or 0),  # an outcome has its record's
             rows=state.rows + len(targets),
             target_sum=float(np.clip(sums[-1], -1e300, 1e300)),
             last_target=float(last[-1]),

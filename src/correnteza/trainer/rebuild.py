@@ -176,7 +176,6 @@ def job_of(manifest: Mapping[str, Any], upstream: Upstream, past: Past, schema: 
     read = manifest["read_offset"]
     place = Place(cursor_behind(upstream, read), read, labels=manifest["labels_offset"])
     expressed = _expressed(manifest, recipe, upstream, past, place, schema)
-    raw_offset = upstream.read(place.rows, 1, back=1).batch["raw_offset"][0].as_py()
     return Job(
         version=manifest["version"],
         estimator=manifest["estimator"],
@@ -185,7 +184,7 @@ def job_of(manifest: Mapping[str, Any], upstream: Upstream, past: Past, schema: 
         features=expressed.features,
         targets=expressed.targets,
         scaler=upstream.scalers.versions.get(expressed.version, Scaler(1, np.zeros(0), np.ones(0))),
-        codes=upstream.codes(raw_offset),
+        codes=upstream.codes(read),
         schema=schema,
         recipe=recipe,
         numbers=expressed.numbers,

@@ -59,7 +59,6 @@ class State:
         fields: watches each field.
         target: watches the target.
         offset: of the last row read from `normalized`; 0 before the first.
-        raw_offset: of the same row in `raw`; codes given up to it are known.
         rows: labelled rows so far.
         target_sum: sum of their targets in the order of the rows, in the target's unit.
         last_target: the last of them; NaN before the first.
@@ -78,7 +77,6 @@ class State:
     fields: drift.Monitors
     target: drift.Monitor
     offset: int = 0
-    raw_offset: int = 0
     rows: int = 0
     target_sum: float = 0.0
     last_target: float = float("nan")
@@ -102,7 +100,7 @@ def drift_of(state: State) -> dict[str, Any]:
 
 def dump(state: State) -> bytes:
     """The state as bytes; equal states give equal bytes."""
-    values: dict[str, Any] = {name: getattr(state, name) for name in ("offset", "raw_offset", "rows", "target_sum", "recent")}
+    values: dict[str, Any] = {name: getattr(state, name) for name in ("offset", "rows", "target_sum", "recent")}
     values["last_target"] = None if np.isnan(state.last_target) else state.last_target
     values |= {name: getattr(state, name).plain() for name in ("conformal", "error", "fields", "target", "totals")}
     values["drag"] = asdict(state.drag)
@@ -121,7 +119,6 @@ def load(blob: bytes) -> State:
         fields=drift.Monitors.of(values["fields"]),
         target=drift.Monitor.of(values["target"]),
         offset=values["offset"],
-        raw_offset=values["raw_offset"],
         rows=values["rows"],
         target_sum=values["target_sum"],
         last_target=float("nan") if values["last_target"] is None else values["last_target"],

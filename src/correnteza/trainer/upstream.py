@@ -32,19 +32,19 @@ class Values:
 
     def __init__(self) -> None:
         self._values: list[str] = []
-        self._raw_offsets: list[int] = []
+        self._offsets: list[int] = []
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def add(self, value: str, raw_offset: int) -> None:
-        """Take the value of the next code, first seen at a raw row."""
+    def add(self, value: str, offset: int) -> None:
+        """Take the value of the next code, first seen at a row of `normalized`."""
         self._values.append(value)
-        self._raw_offsets.append(raw_offset)
+        self._offsets.append(offset)
 
-    def until(self, raw_offset: int) -> list[str]:
-        """The values that had a code after that raw row."""
-        return self._values[: bisect_right(self._raw_offsets, raw_offset)]
+    def until(self, offset: int) -> list[str]:
+        """The values that had a code after that row of `normalized`."""
+        return self._values[: bisect_right(self._offsets, offset)]
 
     def decode(self, codes: Floats) -> npt.NDArray[np.object_]:
         """The texts of codes, "" for missing ones; `other` becomes a text that is no value of this field."""
@@ -88,9 +88,10 @@ class Upstream:
             self._explain(part.batch)
         return part
 
-    def codes(self, raw_offset: int) -> Codes:
-        """The codes that were known at a raw row: the same whenever it is asked."""
-        return {name: values.until(raw_offset) for name, values in self.values.items()}
+    def codes(self, offset: int) -> Codes:
+        """The codes that were known at a row of `normalized`: the same whenever it is asked."""
+        self._learn_codes()
+        return {name: values.until(offset) for name, values in self.values.items()}
 
     def features(self, rows: pa.RecordBatch) -> Floats:
         """Numbers in their own units, and category codes; NaN is missing; shape [rows, features]."""
@@ -171,13 +172,17 @@ class Upstream:
         if self._unknown(batch):
             for rows in self._scaler_rows.news():
                 self.scalers.add(rows)
-            for rows in self._category_rows.news():
-                found = [rows[name].to_pylist() for name in ("field", "value", "raw_offset")]
-                for field, value, raw_offset in zip(*found, strict=True):
-                    self.values[field].add(value, raw_offset)
+            self._learn_codes()
             unknown = self._unknown(batch)
             if unknown:
                 raise LogUnavailableError(f"{unknown} of the normalized rows is not in the normalizer's logs yet")
+
+    def _learn_codes(self) -> None:
+        """Read on in `categories`; also when no row names a code that is not known, as behind a restart none may."""
+        for rows in self._category_rows.news() if self.values else ():
+            found = [rows[name].to_pylist() for name in ("field", "value", "normalized_offset")]
+            for field, value, offset in zip(*found, strict=True):
+                self.values[field].add(value, offset)
 
     def _unknown(self, batch: pa.RecordBatch) -> str:
         """A scaler version or code in the batch that is not known; empty when there is none."""

@@ -51,6 +51,9 @@ class Query(BaseModel):
         None, pattern="^[a-z0-9_-]{1,64}$", description="Registers this reader: what it has not passed is kept."
     )
     keep_rows: int = Field(0, ge=0, le=100_000_000, description="Rows before its cursor that the reader may want again.")
+    passed: str | None = Field(
+        None, max_length=100, description="How far the reader needs nothing any more, where that is before `after`."
+    )
 
 
 def endpoints(service: Service) -> list[LogRows]:
@@ -98,7 +101,8 @@ class LogRows:
     def _read(self, query: Query, media: str) -> tuple[Slice, bytes]:
         part = self._log.read(query.after, query.limit, 0.0, query.back)  # refuses a bad cursor before it is registered
         if query.reader is not None and query.after != LATEST:
-            self._log.register(query.reader, query.after, query.keep_rows)
+            behind = query.after if query.passed is None else query.passed or None
+            self._log.register(query.reader, behind, query.keep_rows)
         return self._answer(part, media)
 
     def _answer(self, part: Slice, media: str) -> tuple[Slice, bytes]:
