@@ -360,6 +360,10 @@ class Memory:
         """What `vector` makes of a single record, sooner; see `Single.vector`."""
         return self._single.vector(values, times_us)
 
+    def knows(self, by: str | None, key: str | int) -> bool:
+        """Whether a key was seen, and has not been forgotten."""
+        return by in self._keys and self._keys[by].slot_of(key) >= 0
+
     # Going on, or back
 
     def _scalars(self) -> tuple[int, int, int]:

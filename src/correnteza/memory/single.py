@@ -65,7 +65,12 @@ class Single:
         self._width = len(columns)
         self._plain = [(places[one.columns[0]], len(one.columns), _plain(one)) for one in schema.derived if not one.remembers]
         self._groups = [
-            (by, source, held, [(places[one.name], one.how == "count", _of(one, source == schema.target, rows_limit)) for one in some])
+            (
+                by,
+                source,
+                held,
+                [(places[one.name], one.how == "count", _of(one, source == schema.target, rows_limit)) for one in some],
+            )
             for (by, source), held in tails.items()
             if (some := [one for one in schema.derived if one.remembers and (one.by, one.source) == (by, source)])
         ]
@@ -170,10 +175,10 @@ def _back(rows: int, depth: int) -> Of:
 
 
 def _since(seen: Seen, _: Value) -> float:
-    _, times, begin, end, _, now_us = seen
+    begin, end, now_us = seen[2], seen[3], seen[5]
     if end == begin or now_us == NO_TIME:
         return NAN
-    before = times.item(end - 1)
+    before = seen[1].item(end - 1)
     return (now_us - before) / MICROSECONDS if NO_TIME < before <= now_us else NAN
 
 
@@ -183,11 +188,11 @@ def _lag(one: Feature, depth: int) -> Of:
     length_us = _us(one)
 
     def lag(seen: Seen, _: Value) -> float:
-        values, times, begin, end, ordered, now_us = seen
+        values, arena, begin, end, ordered, now_us = seen
         begin = max(begin, end - depth)
         if now_us == NO_TIME or begin == end:
             return NAN
-        times, until_us = times[begin:end], now_us - length_us
+        times, until_us = arena[begin:end], now_us - length_us
         if begin >= ordered:
             at = int(times.searchsorted(until_us, side="right")) - 1
         else:
@@ -200,10 +205,9 @@ def _lag(one: Feature, depth: int) -> Of:
 
 
 def _delta(one: Feature, depth: int, of_target: bool) -> Of:
-    lag = _lag(one, depth)
+    lag, last = _lag(one, depth), _back(1, depth)
     if not of_target:
         return lambda seen, own: NAN if own is None else own - lag(seen, None)  # type: ignore[operator]
-    last = _back(1, depth)
     before = lag if one.rows is None else _back(1 + one.rows, depth)
     return lambda seen, _: last(seen, None) - before(seen, None)
 

@@ -70,6 +70,7 @@ class Question:
         ids: of the records, None where a record has none.
         records: the records themselves, for `texts_of`.
         single: whether one object was sent rather than an array.
+        derived: what was derived for each record, as structs for `texts_of`; empty where no feature is derived.
     """
 
     numbers: Floats
@@ -77,6 +78,7 @@ class Question:
     ids: Sequence[str | None]
     records: Records
     single: bool
+    derived: Sequence[Any] = ()
 
 
 class Reader:
@@ -247,15 +249,42 @@ def _values(records: Iterable[Any], attribute: str) -> list[Any]:
     return [getattr(record, attribute) for record in records]
 
 
-def texts_of(records: Records) -> pa.Array:
+def values_in(records: Sequence[Any], name: str) -> list[Any]:
+    """The values that the structs of a question, all of one kind, have in a field; None where it is missing."""
+    attribute = attributes_of(records[0]).get(name) if records else None
+    return [None] * len(records) if attribute is None else _values(records, attribute)
+
+
+def attributes_of(record: Any) -> dict[str, str]:
+    """The attributes of a struct by the names of the fields that they hold."""
+    return dict(zip(record.__struct_encode_fields__, record.__struct_fields__, strict=True))
+
+
+def texts_of(records: Records, derived: Sequence[Any] = ()) -> pa.Array:
     """The records of a question as JSON texts, without their missing values.
+
+    Args:
+        records: of the question.
+        derived: as many further objects, whose members follow those of the records; none where it is empty.
 
     >>> texts_of([{"age": 3}]).to_pylist(), texts_of(pa.RecordBatch.from_pydict({"a": [1, None]})).to_pylist()
     (['{"age":3}'], ['{"a":1}', '{}'])
+    >>> texts_of([{"age": 3}, {}], [{"hour": 18.0}, {"hour": 19.0}]).to_pylist()
+    ['{"age":3,"hour":18.0}', '{"hour":19.0}']
     """
     if isinstance(records, pa.RecordBatch):
-        return _texts_of_batch(records)
-    return _lines([_plain(record) if type(record) is dict else record for record in records])
+        texts = _texts_of_batch(records)
+    else:
+        texts = _lines([_plain(record) if type(record) is dict else record for record in records])
+    return _joined(texts, _lines(derived)) if derived else texts
+
+
+def _joined(texts: pa.Array, further: pa.Array) -> pa.Array:
+    """Objects with the members of two, each as JSON."""
+    pairs = zip(texts.to_pylist(), further.to_pylist(), strict=True)
+    return pa.array(
+        [f"{one[:-1]}{',' if min(len(one), len(other)) > 2 else ''}{other[1:]}" for one, other in pairs], pa.string()
+    )
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
