@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -66,7 +65,7 @@ class Deriving:
             made = self._many(question)
         numbers = np.concatenate([question.numbers, made], axis=1)
         derived = [self._derived(*_without_nan(row)) for row in made.tolist()]
-        return replace(question, numbers=numbers, derived=derived)
+        return Question(numbers, question.categories, question.ids, question.records, question.single, derived)
 
     def of_key(self, by: str | None, key: str | int | None, time_us: int | None) -> dict[str, float | None]:
         """The features of a record that has no more than a key.
