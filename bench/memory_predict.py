@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--port-base", type=int, default=PORT_BASE)
     arguments = parser.parse_args()
     common = {"TRAINER__MIN_ROWS": 1000, "TRAINER__NICE": 0, "GENERATOR__RECORDS_PER_SECOND": 1000}
-    given = ({**common, "FEATURES": json.dumps(FEATURES)}, common)
+    given: tuple[dict[str, object], ...] = ({**common, "FEATURES": json.dumps(FEATURES)}, {**common})
     with ExitStack() as stack:
         both = [
             stack.enter_context(System(settings, SERVICES, arguments.port_base + 10 * place))

@@ -274,14 +274,14 @@ def texts_of(records: Records, derived: Sequence[Any] = ()) -> pa.Array:
     """
     if isinstance(records, pa.RecordBatch):
         texts = _texts_of_batch(records)
-    else:
-        texts = _lines([_plain(record) if type(record) is dict else record for record in records])
-    return _joined(texts, _lines(derived)) if derived else texts
+        return _joined(texts.to_pylist(), _lines(derived)) if derived else texts
+    lines = _lines([_plain(record) if type(record) is dict else record for record in records])
+    return _joined(lines, _lines(derived)) if derived else pa.array(lines, pa.string())
 
 
-def _joined(texts: pa.Array, further: pa.Array) -> pa.Array:
+def _joined(texts: list[str], further: list[str]) -> pa.Array:
     """Objects with the members of two, each as JSON."""
-    pairs = zip(texts.to_pylist(), further.to_pylist(), strict=True)
+    pairs = zip(texts, further, strict=True)
     return pa.array(
         [f"{one[:-1]}{',' if min(len(one), len(other)) > 2 else ''}{other[1:]}" for one, other in pairs], pa.string()
     )
@@ -291,11 +291,11 @@ def _plain(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value is not None}
 
 
-def _lines(values: Sequence[Any]) -> pa.Array:
+def _lines(values: Sequence[Any]) -> list[str]:
     """Each value as JSON."""
     encode = msgspec.json.Encoder().encode_lines  # its lines have no line break inside
     parts = (encode(values[i : i + _AT_ONCE]).decode() for i in range(0, len(values), _AT_ONCE))
-    return pa.array([line for part in parts for line in part.split("\n")[:-1]], pa.string())
+    return [line for part in parts for line in part.split("\n")[:-1]]
 
 
 def _texts_of_batch(batch: pa.RecordBatch) -> pa.Array:
@@ -303,7 +303,7 @@ def _texts_of_batch(batch: pa.RecordBatch) -> pa.Array:
         pc.if_else(column.is_valid(), pc.binary_join_element_wise(f"{_json(name)}:", values, ",", ""), "")
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
         if column.null_count < len(column)
-        for values in [_lines(column.to_pylist())]
+        for values in [pa.array(_lines(column.to_pylist()), pa.string())]
     ]
     nothing = pa.array([""] * batch.num_rows, pa.string())
     inside = pc.ascii_rtrim(pc.binary_join_element_wise(nothing, *members, ""), ",")
