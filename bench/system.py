@@ -31,20 +31,22 @@ class System:
     Args:
         settings: environment settings without the prefix, as in `{"TRAINER__WINDOW_ROWS": 5000}`.
         services: which to start, in this order.
+        port_base: the port of the first.
     """
 
-    def __init__(self, settings: Mapping[str, object], services: tuple[str, ...]) -> None:
+    def __init__(self, settings: Mapping[str, object], services: tuple[str, ...], port_base: int = PORT_BASE) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="correnteza-bench-"))
         self._services = services
-        given = {"SERVICES__PORT_BASE": PORT_BASE, "PIPELINE__DATA_DIR": self.folder, **settings}
-        self._environment = {**os.environ, **{f"CORRENTEZA_{key}": str(value) for key, value in given.items()}}
+        self._port_base = port_base
+        given = {"SERVICES__PORT_BASE": port_base, "PIPELINE__DATA_DIR": self.folder, **settings}
+        self.environment = {**os.environ, **{f"CORRENTEZA_{key}": str(value) for key, value in given.items()}}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> System:
         for name in self._services:
             with (self.folder / f"{name}.log").open("wb") as log:
                 command = [sys.executable, "-m", "correnteza", name]
-                self.processes[name] = subprocess.Popen(command, env=self._environment, cwd=self.folder, stdout=log, stderr=log)
+                self.processes[name] = subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=log, stderr=log)
         for name in self._services:
             wait_for(lambda: self._answers(name), 60, f"{name} to answer")  # noqa: B023 - called at once
         return self
@@ -68,9 +70,13 @@ class System:
                 process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def port(self, name: str) -> int:
+        """Port of a service."""
+        return self._port_base + PORTS[name]
+
     def url(self, name: str, path: str = "") -> str:
         """Address of a service."""
-        return f"http://127.0.0.1:{PORT_BASE + PORTS[name]}{path}"
+        return f"http://127.0.0.1:{self.port(name)}{path}"
 
     def get(self, name: str, path: str) -> Any:
         """JSON of a route, or None when it does not answer with 200."""

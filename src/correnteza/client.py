@@ -168,6 +168,22 @@ class Client:
         body, kind = (records, media) if isinstance(records, bytes) else (encode(records), JSON)
         return self._post("trainer", path, body, kind)
 
+    def features(self, key: str | int | None = None, by: str | None = None, at: str | None = None) -> dict[str, Any]:
+        """The derived features of a key as of now, by name.
+
+        Args:
+            key: of the memory; None for features without a key.
+            by: the field that the key is of, where there are keys of several fields.
+            at: event time in ISO 8601; None is now.
+
+        Raises:
+            InputError: no feature is derived, or there is no such key.
+            LogUnavailableError: there is no memory yet, or the trainer is down.
+        """
+        path = "/features" if key is None else f"/features/{quote(str(key), safe='')}"
+        query = {name: value for name, value in (("by", by), ("at", at)) if value is not None}
+        return dict(self._call("GET", "trainer", path, params=query))
+
     def page(
         self,
         service: str,

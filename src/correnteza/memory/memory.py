@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 
 from correnteza.errors import DamagedLogError
 from correnteza.features import Floats, Ints
-from correnteza.memory import arranged, entries, plain, single, snapshots, windows
+from correnteza.memory import arranged, entries, plain, snapshots, windows
 from correnteza.memory.keys import ALONE, Keys
+from correnteza.memory.single import Single, Value
 from correnteza.memory.tails import Tails
 from correnteza.memory.waiting import HORIZON_ROWS, Waiting
 from correnteza.memory.windows import NO_TIME, Rows
@@ -110,6 +111,7 @@ class Memory:
         self._record = pa.schema(
             [f for f in self.log_schema if f.name in ("raw_offset", entries.TIME) or arranged.is_key(f.name)]
         )
+        self._single = Single(schema, self._keys, self._tails, self.limits.rows)
         self._settled = self._scalars()
 
     def _tails_of(self, by: str | None, source: str) -> Tails:
@@ -339,8 +341,6 @@ class Memory:
         """
         found = dict(self.plain_columns(records))
         rows = records.num_rows
-        if rows == 1:
-            return {**found, **self._one(records)}
         times = arranged.times_us(records.column(self.schema.timestamp)) if self.schema.timestamp else np.full(rows, NO_TIME)
         for (by, source), tails in self._tails.items():
             slots = self._keys[by].find(records.column(by) if by is not None else pa.repeat(ALONE, rows))
@@ -356,24 +356,13 @@ class Memory:
             found |= columns
         return found
 
-    def _one(self, record: pa.RecordBatch) -> Columns:
-        """What is remembered for one question."""
-        names = record.schema.names
-        at = record.column(self.schema.timestamp).cast(pa.int64())[0].as_py() if self.schema.timestamp in names else None
-        time_us = NO_TIME if at is None else at
-        keys = {by: ALONE if by is None else record.column(by)[0].as_py() for by in self._keys}
-        slots = {by: self._keys[by].slot_of(key) for by, key in keys.items()}
-        found = {}
-        for one in self._remembering:
-            slot, of_target = slots[one.by], one.source == self.schema.target
-            if slot < 0:
-                value = 0.0 if one.how == "count" and keys[one.by] is not None else np.nan
-            else:
-                own = record.column(one.source)[0].as_py() if one.how == "delta" and not of_target else None
-                tails, depth = self._tails[one.by, one.source], one.depth(self.limits.rows)
-                value = single.compute(one, tails, slot, time_us, np.nan if own is None else float(own), of_target, depth)
-            found[one.name] = np.array([value])
-        return found
+    def one(self, values: Mapping[str, Value], times_us: Mapping[str, int]) -> list[float]:
+        """What `vector` makes of a single record, sooner; see `Single.vector`."""
+        return self._single.vector(values, times_us)
+
+    def knows(self, by: str | None, key: str | int) -> bool:
+        """Whether a key was seen, and has not been forgotten."""
+        return by in self._keys and self._keys[by].slot_of(key) >= 0
 
     # Going on, or back
 

@@ -33,10 +33,10 @@ def compute(feature: Feature, batch: pa.RecordBatch) -> dict[str, Floats]:
     >>> compute(Feature("hour", ("at",), "hour"), rows)["hour"].tolist()
     [18.0]
     """
-    if feature.how in _ARITHMETIC:
+    if feature.how in ARITHMETIC:
         operands = [batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in feature.of]
         with np.errstate(all="ignore"):
-            return {feature.name: _ARITHMETIC[feature.how](*operands)}
+            return {feature.name: ARITHMETIC[feature.how](*operands)}
     return _of_time(feature, batch.column(feature.source))
 
 
@@ -108,7 +108,7 @@ def _log(one: Floats) -> Floats:
     return np.where(one > 0, np.log(one), np.nan)
 
 
-_ARITHMETIC: dict[str, Callable[..., Floats]] = {
+ARITHMETIC: dict[str, Callable[..., Floats]] = {
     "ratio": _ratio,
     "difference": lambda one, other: one - other,
     "product": lambda one, other: one * other,

@@ -106,10 +106,11 @@ class Tails:
         """First entry, end, and first entry from which times do not fall, of some slots."""
         return self._places.begin[slots], self._places.end[slots], self._places.ordered[slots]
 
-    def bounds_of(self, slot: int) -> tuple[int, int, int]:
-        """The same of one slot."""
-        places = self._places
-        return int(places.begin[slot]), int(places.end[slot]), int(places.ordered[slot])
+    def place(self, slot: int) -> tuple[int, int, int]:
+        """The same of one slot; empty where it has no entries."""
+        if slot >= len(self._places.base):
+            return 0, 0, 0
+        return self._places.begin.item(slot), self._places.end.item(slot), self._places.ordered.item(slot)
 
     # Changing
 

@@ -88,12 +88,19 @@ class Remembered:
         @routes.get(
             "/memory/snapshot",
             summary="The last snapshot of the memory, as rows of the log snapshots",
-            responses={200: {"description": "`Next-Cursor` goes on from it in `GET /memory`.", "content": {ARROW: {}}}},
+            responses={
+                200: {
+                    "description": "`Next-Cursor` goes on from it in `GET /memory`, which has `Lag-Rows` rows behind it.",
+                    "content": {ARROW: {}},
+                }
+            },
             response_class=Response,
         )
         def snapshot() -> Response:
             rows = self.snapshot()
             offset = rows["memory_offset"][0].as_py() if rows.num_rows else 0
-            return Response(arrow_stream(rows), headers={"Next-Cursor": self.entries.cursor(offset)}, media_type=ARROW)
+            behind = self.entries.bounds().next - 1 - offset
+            headers = {"Next-Cursor": self.entries.cursor(offset), "Lag-Rows": str(behind)}
+            return Response(arrow_stream(rows), headers=headers, media_type=ARROW)
 
         return routes

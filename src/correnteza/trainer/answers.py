@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,7 @@ class Answered:
         records: what was asked.
         at_us: when, in microseconds of Unix time.
         trace: what the request belongs to, as a `traceparent`; empty where nothing is traced.
+        derived: what was derived for each record; see `Question.derived`.
     """
 
     ids: Sequence[str]
@@ -75,6 +77,7 @@ class Answered:
     records: Records
     at_us: int
     trace: str = ""
+    derived: Sequence[Any] = ()
 
 
 class Ids:
@@ -221,9 +224,16 @@ def rows_of(group: Sequence[Answered]) -> pa.RecordBatch:
 def _records(group: Sequence[Answered]) -> pa.Array:
     """What was asked, as texts; single records are taken together."""
     parts = [texts_of([])]
-    for columnar, some in itertools.groupby(group, lambda answered: isinstance(answered.records, pa.RecordBatch)):
+    for (columnar, _), some in itertools.groupby(group, _form):
         if columnar:
-            parts.extend(texts_of(answered.records) for answered in some)
+            parts.extend(texts_of(answered.records, answered.derived) for answered in some)
         else:
-            parts.append(texts_of([record for answered in some for record in answered.records]))
+            answers = list(some)
+            derived = [one for answered in answers for one in answered.derived]
+            parts.append(texts_of([record for answered in answers for record in answered.records], derived))
     return pa.concat_arrays(parts)
+
+
+def _form(answered: Answered) -> tuple[bool, bool]:
+    """Whether records are columns, and whether something was derived for them."""
+    return isinstance(answered.records, pa.RecordBatch), bool(answered.derived)

@@ -28,6 +28,31 @@ from correnteza.web.requests import Key, Requests, of_plain
 PUBLISH_EVERY_S = 0.1
 
 
+class Age(msgspec.Struct, frozen=True):
+    """How far a memory of the stream is.
+
+    Args:
+        offset: of the last row of the log `memory` that it holds.
+        rows_behind: rows of that log behind it, when it was read last.
+        level_at: when it was level with that log last, in seconds of Unix time; None when it never was.
+        reason: why it cannot be followed; empty when it can.
+    """
+
+    offset: int
+    rows_behind: int
+    level_at: float | None
+    reason: str
+
+    def plain(self, now: float) -> dict[str, Any]:
+        """For `/status`.
+
+        Args:
+            now: seconds of Unix time.
+        """
+        behind_s = None if self.level_at is None else round(max(0.0, now - self.level_at), 3)
+        return {"offset": self.offset, "rows_behind": self.rows_behind, "behind_s": behind_s, "reason": self.reason}
+
+
 class Figures(msgspec.Struct):
     """The figures of one process, or the sum of several.
 
@@ -40,6 +65,7 @@ class Figures(msgspec.Struct):
         learner: the process of the learner; empty where it is not kept.
         told: the last status of the learner; empty where it is not kept.
         pids: process ids by name of the process.
+        memory: of the stream; None where it is not followed.
     """
 
     began: float = msgspec.field(default_factory=time.time)
@@ -50,9 +76,10 @@ class Figures(msgspec.Struct):
     learner: dict[str, Any] = {}
     told: dict[str, Any] = {}
     pids: dict[str, int] = {}
+    memory: Age | None = None
 
     def plus(self, other: Figures) -> Figures:
-        """The sum; the learner's part is that of the second which has one."""
+        """The sum; the learner's part is that of the second which has one, the memory the one that is further behind."""
         return Figures(
             min(self.began, other.began),
             _added(self.requests, other.requests),
@@ -62,6 +89,9 @@ class Figures(msgspec.Struct):
             other.learner or self.learner,
             other.told or self.told,
             {**self.pids, **other.pids},
+            min(
+                filter(None, (self.memory, other.memory)), key=lambda age: (age.level_at or 0.0, -age.rows_behind), default=None
+            ),
         )
 
 
@@ -92,6 +122,8 @@ class Board:
         self._file = folder / f"{slot}.json"
         self._own = own
         self._before = _read(self._file)
+        if self._before is not None:
+            self._before.memory = None  # it went with the process that had it
         self._published = b""
         self._lock = threading.Lock()
 

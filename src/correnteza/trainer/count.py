@@ -13,6 +13,7 @@ from pathlib import Path
 from correnteza.events import Events
 from correnteza.trainer.answers import Answers
 from correnteza.trainer.board import PUBLISH_EVERY_S, Board, Figures, PortRequests, Repeated
+from correnteza.trainer.following import Following
 from correnteza.trainer.keeper import Keeper
 from correnteza.web.requests import Requests
 
@@ -32,14 +33,16 @@ class Count:
         told: the events of this process.
         answers: what it served.
         keeper: the learner, where this process keeps it.
+        memory: what it follows of the stream.
         place: among the servers of the port; None where there is one.
     """
 
-    def __init__(self, told: Events, answers: Answers, keeper: Keeper, place: Place | None) -> None:
+    def __init__(self, told: Events, answers: Answers, keeper: Keeper, memory: Following, place: Place | None) -> None:
         self._began = time.time()
         self._told = told
         self._answers = answers
         self._keeper = keeper
+        self._memory = memory
         self._board = None if place is None else Board(place.folder, place.slot, self.own)
         self._name = "server" if place is None else f"server-{place.slot}"
         self.requests = Requests() if place is None else PortRequests(lambda: self.total().requests)
@@ -50,7 +53,9 @@ class Count:
         learner = {} if child is None else {"process": child.state, "pid": child.pid, "deaths": child.deaths}
         served = (self._answers.served_rows, self._answers.dropped_rows)
         pids = {self._name: os.getpid()}
-        return Figures(self._began, self.requests.plain(), dict(self._told.counts), *served, learner, told, pids)
+        return Figures(
+            self._began, self.requests.plain(), dict(self._told.counts), *served, learner, told, pids, self._memory.age()
+        )
 
     def total(self) -> Figures:
         """The figures of the port."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,7 @@ from correnteza.trainer.champion import Follower
 from correnteza.trainer.evaluation import Report
 from correnteza.trainer.handover import status_of
 from correnteza.trainer.predict import Serving
+from correnteza.trainer.questions import Question
 from correnteza.trainer.rolling import Rolling
 
 TICK_S = 0.1
@@ -43,6 +44,7 @@ class Keeper:
         evaluations: the log `evaluations`.
         events: where it is told what happened.
         learner: command line of the learner process; None where it is run by somebody else.
+        complete: see `Serving.complete`.
 
     Attributes:
         serving: what requests are answered with; None before the first model.
@@ -51,13 +53,20 @@ class Keeper:
     """
 
     def __init__(
-        self, settings: Trainer, follower: Follower, evaluations: OwnedLog, events: Events, learner: Sequence[str] | None
+        self,
+        settings: Trainer,
+        follower: Follower,
+        evaluations: OwnedLog,
+        events: Events,
+        learner: Sequence[str] | None,
+        complete: Callable[[Question], Question],
     ) -> None:
         self.serving: Serving | None = None
         self.report = Report()
         self.told: dict[str, Any] = {}
         self.follower = follower
         self.learner = None if learner is None else Child("learner", learner, self.take_line)
+        self._complete = complete
         self._settings = settings
         self._evaluations = evaluations
         self._events = events
@@ -129,7 +138,7 @@ class Keeper:
             self.report, self._reported = replace(report, multiplier=self._rolling.multiplier), head
         champion = self.follower.champion
         if champion is not None:
-            self.serving = Serving(champion.version, champion.predictor, self.report.multiplier)
+            self.serving = Serving(champion.version, champion.predictor, self.report.multiplier, self._complete)
 
     def _tend(self, learner: Child) -> None:
         death = learner.check()

@@ -40,6 +40,11 @@ INLINE_ROWS = 64
 THREADS = 2
 
 
+def as_asked(question: Question) -> Question:
+    """The question itself, for versions that want no more than it brings."""
+    return question
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What requests are answered with.
@@ -48,11 +53,13 @@ class Serving:
         version: of the model.
         predictor: the loaded model.
         multiplier: how many spreads an interval reaches to either side; None when not known yet.
+        complete: adds the features that the version wants and questions do not bring; see `Deriving.complete`.
     """
 
     version: int
     predictor: Predictor
     multiplier: float | None
+    complete: Callable[[Question], Question] = as_asked
 
 
 class Predict:
@@ -137,13 +144,18 @@ def predicted(question: Question, serving: Serving, ids: Ids) -> Answered:
         question: the records.
         serving: what to answer with.
         ids: gives one to each record that has none.
+
+    Raises:
+        NoModelError: there is no memory of the stream yet, which the version's features need.
     """
+    question = serving.complete(question)
     filled = ids.fill(question.ids)
     predictions = spreads = np.empty(0)
     if filled:
         predictions, spreads = serving.predictor.predict_with_spread(question.numbers, question.categories)
     halves = None if serving.multiplier is None else serving.multiplier * spreads
-    return Answered(filled, serving.version, predictions, halves, question.records, time.time_ns() // 1000)
+    at_us = time.time_ns() // 1000
+    return Answered(filled, serving.version, predictions, halves, question.records, at_us, derived=question.derived)
 
 
 def openapi(schema: Schema) -> dict[str, Any]:

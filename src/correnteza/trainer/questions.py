@@ -72,6 +72,7 @@ class Question:
         ids: of the records, None where a record has none.
         records: the records themselves, for `texts_of`.
         single: whether one object was sent rather than an array.
+        derived: what was derived for each record, as structs for `texts_of`; empty where no feature is derived.
     """
 
     numbers: Floats
@@ -79,6 +80,7 @@ class Question:
     ids: Sequence[str | None]
     records: Records
     single: bool
+    derived: Sequence[Any] = ()
 
 
 class Reader:
@@ -264,26 +266,53 @@ def _values(records: Iterable[Any], attribute: str) -> list[Any]:
     return [getattr(record, attribute) for record in records]
 
 
-def texts_of(records: Records) -> pa.Array:
+def values_in(records: Sequence[Any], name: str) -> list[Any]:
+    """The values that the structs of a question, all of one kind, have in a field; None where it is missing."""
+    attribute = attributes_of(records[0]).get(name) if records else None
+    return [None] * len(records) if attribute is None else _values(records, attribute)
+
+
+def attributes_of(record: Any) -> dict[str, str]:
+    """The attributes of a struct by the names of the fields that they hold."""
+    return dict(zip(record.__struct_encode_fields__, record.__struct_fields__, strict=True))
+
+
+def texts_of(records: Records, derived: Sequence[Any] = ()) -> pa.Array:
     """The records of a question as JSON texts, without their missing values.
+
+    Args:
+        records: of the question.
+        derived: as many further objects, whose members follow those of the records; none where it is empty.
 
     >>> texts_of([{"age": 3}]).to_pylist(), texts_of(pa.RecordBatch.from_pydict({"a": [1, None]})).to_pylist()
     (['{"age":3}'], ['{"a":1}', '{}'])
+    >>> texts_of([{"age": 3}, {}], [{"hour": 18.0}, {"hour": 19.0}]).to_pylist()
+    ['{"age":3,"hour":18.0}', '{"hour":19.0}']
     """
     if isinstance(records, pa.RecordBatch):
-        return _texts_of_batch(records)
-    return _lines([_plain(record) if type(record) is dict else record for record in records])
+        texts = _texts_of_batch(records)
+        return _joined(texts.to_pylist(), _lines(derived)) if derived else texts
+    lines = _lines([_plain(record) if type(record) is dict else record for record in records])
+    return _joined(lines, _lines(derived)) if derived else pa.array(lines, pa.string())
+
+
+def _joined(texts: list[str], further: list[str]) -> pa.Array:
+    """Objects with the members of two, each as JSON."""
+    pairs = zip(texts, further, strict=True)
+    return pa.array(
+        [f"{one[:-1]}{',' if min(len(one), len(other)) > 2 else ''}{other[1:]}" for one, other in pairs], pa.string()
+    )
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value is not None}
 
 
-def _lines(values: Sequence[Any]) -> pa.Array:
+def _lines(values: Sequence[Any]) -> list[str]:
     """Each value as JSON."""
     encode = msgspec.json.Encoder().encode_lines  # its lines have no line break inside
     parts = (encode(values[i : i + _AT_ONCE]).decode() for i in range(0, len(values), _AT_ONCE))
-    return pa.array([line for part in parts for line in part.split("\n")[:-1]], pa.string())
+    return [line for part in parts for line in part.split("\n")[:-1]]
 
 
 def _texts_of_batch(batch: pa.RecordBatch) -> pa.Array:
@@ -291,7 +320,7 @@ def _texts_of_batch(batch: pa.RecordBatch) -> pa.Array:
         pc.if_else(column.is_valid(), pc.binary_join_element_wise(f"{_json(name)}:", values, ",", ""), "")
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
         if column.null_count < len(column)
-        for values in [_lines(column.to_pylist())]
+        for values in [pa.array(_lines(column.to_pylist()), pa.string())]
     ]
     nothing = pa.array([""] * batch.num_rows, pa.string())
     inside = pc.ascii_rtrim(pc.binary_join_element_wise(nothing, *members, ""), ",")

@@ -33,11 +33,13 @@ from correnteza.log.base import OwnedLog, Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
 from correnteza.tracing import opened
-from correnteza.trainer import curve, evaluation, handover, history, labels, predict, prequential, protocols
+from correnteza.trainer import curve, evaluation, handover, history, labels, predict, prequential, protocols, vectors
 from correnteza.trainer.answers import PREDICTIONS, Answers
 from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
 from correnteza.trainer.count import Count, Place
+from correnteza.trainer.deriving import Deriving
+from correnteza.trainer.following import Following, following
 from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
 from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
@@ -149,13 +151,15 @@ def build(
     told = Events(NAME, logs["events"])
     registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
     follower = Follower(schema, registry, logs["promotions"], told)
-    keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner)
+    memory = following(settings, told)
+    deriving = Deriving(schema, memory)
+    keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner, deriving.complete)
     tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
     answers = Answers(logs["records"], told, tracer=tracer)
-    count = Count(told, answers, keeper, place)
-    desk = Desk(settings, registry, keeper, count, store, told)
+    count = Count(told, answers, keeper, memory, place)
+    desk = Desk(settings, registry, keeper, memory, count, store, told)
     samples = TrainerSamples(registry, logs["promotions"], logs["decisions"], settings.trainer.level)
-    parts: list[Answers | Keeper | Repeated] = [answers, keeper, *count.repeated()]
+    parts: list[Answers | Keeper | Following | Repeated] = [answers, memory, keeper, *count.repeated()]
     if not leading and isinstance(store, SqlStore):  # the leading process trims, and must know how far readers are
         parts.append(Repeated(store.save_readers, settings.retention.every_s, LogError))
     service = Service(
@@ -175,10 +179,12 @@ def build(
         processes=lambda: processes(count.total()),
         tracer=tracer,
     )
-    endpoint = predict.Predict(schema, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
-    app = create_app(service, routes_of(desk), [Route(predict.PATH, endpoint, methods=["POST"])])
-    protocols.install(app, settings, endpoint, registry, lambda: keeper.serving, desk.not_ready, told)
-    document(app, {("post", predict.PATH): predict.openapi(schema)})
+    endpoint = predict.Predict(schema.recorded, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
+    routes = routes_of(desk)
+    routes.include_router(vectors.routes_of(schema, memory, deriving))
+    app = create_app(service, routes, [Route(predict.PATH, endpoint, methods=["POST"])])
+    protocols.install(app, settings, endpoint, registry, lambda: keeper.serving, desk.not_ready, told, deriving.complete)
+    document(app, {("post", predict.PATH): predict.openapi(schema.recorded)})
     return app, service
 
 
@@ -211,17 +217,26 @@ class Desk:
         settings: of the pipeline.
         registry: the model versions.
         keeper: what is served.
+        memory: what the features of questions are made from.
         count: the figures.
         store: the trainer's logs; the learner reads requests for a training from there.
         told: where events go.
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, keeper: Keeper, count: Count, store: Store, told: Events
+        self,
+        settings: Settings,
+        registry: Registry,
+        keeper: Keeper,
+        memory: Following,
+        count: Count,
+        store: Store,
+        told: Events,
     ) -> None:
         self._settings = settings.trainer
         self._registry = registry
         self._keeper = keeper
+        self._memory = memory
         self._count = count
         self._store = store
         self._requests = store.log("requests", handover.REQUESTS)
@@ -231,7 +246,7 @@ class Desk:
     def not_ready(self) -> str | None:
         """Why nothing can be predicted yet, or None."""
         if self._keeper.serving is not None:
-            return None
+            return self._memory.not_ready()
         if self._keeper.follower.refused:
             return f"no model: {self._keeper.follower.refused}"
         told = self._count.total().told
@@ -259,6 +274,7 @@ class Desk:
             "model_since": None if champion is None else champion.since,
             "rolling": {} if rolling is None else asdict(rolling),
             "multiplier": keeper.report.multiplier,
+            **({} if figures.memory is None else {"memory": figures.memory.plain(time.time())}),
             **_seen(told),
             "learned_rows": told.get("learned_rows", 0),
             "labelled_rows": told.get("labelled_rows", 0),

@@ -84,6 +84,7 @@ class Versions:
         registry: where versions are.
         serving: the one in service.
         told: where refused versions are told.
+        complete: see `Serving.complete`.
         most: so many versions beside the one in service are held, those used last.
     """
 
@@ -93,12 +94,14 @@ class Versions:
         registry: Registry,
         serving: Callable[[], Serving | None],
         told: Events,
+        complete: Callable[[Question], Question],
         most: int = LOADED_VERSIONS,
     ) -> None:
         self._fields = (schema.numeric, schema.categories)
         self._registry = registry
         self._serving = serving
         self._told = told
+        self._complete = complete
         self._most = most
         self._loaded: OrderedDict[int, Serving] = OrderedDict()
         self._lock = threading.Lock()
@@ -150,7 +153,7 @@ class Versions:
             reason = f"version {version} is refused: {error}"
             self._told.emit("model_refused", reason, version=version)
             raise HTTPException(HTTPStatus.CONFLICT, reason) from None
-        return Serving(version, predictor, None)
+        return Serving(version, predictor, None, self._complete)
 
     def _try_out(self, predictor: Predictor, version: int) -> None:
         if (predictor.numbers, predictor.categories) != self._fields:
