@@ -30,13 +30,13 @@ from starlette.types import Message, Receive, Scope, Send
 import system
 from correnteza import output
 from correnteza.config import Settings
+from correnteza.flow import Flow, Scale, Weight
 from correnteza.generator.people import PeopleSource
 from correnteza.log.base import Slice, Store
 from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
 from correnteza.normalizer import service as normalizer
 from correnteza.records import empty
-from correnteza.stage import Flow, Scale, Weight
 from correnteza.web.limits import Limits
 from correnteza.web.metrics import render
 from correnteza.web.requests import Requests

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
 from correnteza.errors import FencedError, LogUnavailableError, OffsetRemovedError
 from correnteza.events import Event, Events
+from correnteza.flow import INPUT, Flow, Scale
 from correnteza.log.base import Slice, Store
-from correnteza.metrics import ROWS, Histogram, by_reason
 from correnteza.tracing import Span, Tracer
 
 S = TypeVar("S")
@@ -35,12 +34,6 @@ GROUP_S = 0.01
 """A good `group_s`: records that trickle in are taken together, in a hundred steps a second and not a thousand."""
 WAIT_S = 1.0
 """How long one read waits for rows; also the longest that stopping takes."""
-REJECTED = "rejected"
-"""The log of a stage whose rows are counted by the class of their `reason`."""
-WEIGHED_EVERY = 64
-LARGE_ROWS = 1000
-"""Batches from this size on are always weighed."""
-INPUT = "<input>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,97 +81,6 @@ class Source(Protocol):
 
     def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
         """As `Log.read`."""
-
-
-class Weight(NamedTuple):
-    """How much a batch is.
-
-    Args:
-        rows: of it.
-        size_bytes: of its columns.
-        rejected: of rejects, their number by class of reason.
-    """
-
-    rows: int
-    size_bytes: int
-    rejected: Mapping[str, int] = MappingProxyType({})
-
-
-class Scale:
-    """Weighs batches; for one thread.
-
-    To add up the buffers of a batch takes as long as a hundredth of a step over a hundred rows. So small batches are
-    taken to have as many bytes in a row as the last one that was weighed, one in `WEIGHED_EVERY`.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, float]] = {}
-
-    def weigh(self, name: str, batch: pa.RecordBatch) -> Weight:
-        """How much a batch is.
-
-        Args:
-            name: what it is one of, as the name of its log.
-            batch: the rows.
-        """
-        rows = batch.num_rows
-        left, row_bytes = self._known.get(name, (0, 0.0))
-        if left == 0 or rows >= LARGE_ROWS:
-            left, row_bytes = WEIGHED_EVERY, batch.nbytes / max(1, rows)
-        self._known[name] = left - 1, row_bytes
-        reasons = by_reason(batch["reason"]) if name == REJECTED and "reason" in batch.schema.names else {}
-        return Weight(rows, round(rows * row_bytes), reasons)
-
-    def weigh_all(self, outputs: Mapping[str, pa.RecordBatch]) -> dict[str, Weight]:
-        """How much is appended to each log."""
-        return {log: self.weigh(log, rows) for log, rows in outputs.items()}
-
-
-class Flow:
-    """What has gone through a stage since it started: how often, how much, how fast.
-
-    Attributes:
-        bytes_in: bytes of the columns that were read and committed.
-        out: rows and bytes that were appended, by log.
-        rejected: rejected rows by class of reason.
-        batch_rows: rows of each step; their sum is what has come in.
-        step_s: seconds of each step.
-        commit_s: seconds of each commit.
-    """
-
-    __slots__ = ("batch_rows", "bytes_in", "commit_s", "out", "rejected", "step_s")
-
-    def __init__(self) -> None:
-        self.bytes_in = 0
-        self.out: dict[str, list[int]] = {}
-        self.rejected: Counter[str] = Counter()
-        self.batch_rows = Histogram(ROWS)
-        self.step_s = Histogram()
-        self.commit_s = Histogram()
-
-    def note(self, came: Weight, went: Mapping[str, Weight], step_s: float, commit_s: float) -> None:
-        """Take down a committed step.
-
-        Args:
-            came: what was read.
-            went: what was appended, by log.
-            step_s: seconds that the step took.
-            commit_s: seconds that the commit took.
-        """
-        self.bytes_in += came.size_bytes
-        self.batch_rows.note(came.rows)
-        self.step_s.note(step_s)
-        self.commit_s.note(commit_s)
-        for log, weight in went.items():
-            known = self.out.setdefault(log, [0, 0])
-            known[0] += weight.rows
-            known[1] += weight.size_bytes
-            self.rejected.update(weight.rejected)
-
-    def plain(self) -> dict[str, Any]:
-        """All of it as plain values, for a process that tells it to another one."""
-        sizes = {name: getattr(self, name).plain() for name in ("batch_rows", "step_s", "commit_s")}
-        return {"bytes_in": self.bytes_in, "out": dict(self.out), "rejected": dict(self.rejected), **sizes}
 
 
 @dataclass(slots=True)

@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from correnteza.errors import InputError, LogError
 from correnteza.events import Event, Events
+from correnteza.flow import Flow, Scale, Weight
 from correnteza.log.base import LATEST, Appended, Store
-from correnteza.stage import Flow, Scale, Weight
 from correnteza.tracing import Tracer
 
 NAME = "receiver"

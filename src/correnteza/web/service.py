@@ -43,7 +43,7 @@ class Service:
         stop: called after the last request and after the runners, to release what `start` took.
         requests: answers of this process, or of all that answer on its port.
         samples: metrics that are particular to it, made of its `/status`.
-        flows: what has gone through its stages, as `stage.Flow.plain` tells; None for that of the runners.
+        flows: what has gone through its stages, as `flow.Flow.plain` tells; None for that of the runners.
         processes: process ids by name; None for this process alone.
         tracer: makes its spans; None where nothing is traced. Closed with the server.
         has_pages: whether the application serves pages: they hold WebSockets, and it is told when the server starts and stops.
