@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from correnteza import children, events, output
+from correnteza import children, events, lineages, output
 from correnteza.config import Settings, loads
 from correnteza.errors import CorrentezaError
 from correnteza.events import Events
@@ -31,7 +31,7 @@ from correnteza.trainer import handover, labels, lineage
 from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.learning import Learner, Training
 from correnteza.trainer.ledger import Ledger
-from correnteza.trainer.registry import Registry, load_key
+from correnteza.trainer.registry import of_lineage
 from correnteza.trainer.training import TrainingProcess
 from correnteza.trainer.upstream import Upstream
 
@@ -52,7 +52,7 @@ def main(argument: str) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     children.stop_when_parent_dies()
     output.set_up(settings.services.log_format)
-    store = SqlStore(settings.pipeline.folder / "trainer.db")
+    store = SqlStore(lineages.current(settings).folder / "trainer.db")
     told = Events("learner", store.log("events", events.SCHEMA))
     training = TrainingProcess(settings.trainer.nice, settings.trainer.train_memory_mb)
     try:
@@ -79,7 +79,7 @@ def build(
         HttpLog(url, name="categories", path="categories", schema=CATEGORIES),
         schema,
     )
-    registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
+    registry = of_lineage(lineages.current(settings), store)
     outcomes = HttpLog(
         settings.services.url("generator"), name="outcomes", path="outcomes", schema=labels.OUTCOMES, reader="trainer"
     )

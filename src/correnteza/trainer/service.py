@@ -24,7 +24,7 @@ from fastapi import Path as PathParameter
 from starlette.responses import Response
 from starlette.routing import Route
 
-from correnteza import events
+from correnteza import events, lineages
 from correnteza.codec import JSON, json_schema
 from correnteza.config import Settings, dumps
 from correnteza.errors import LogError, NoModelError, ServiceError, TamperedModelError, UnknownModelError
@@ -38,10 +38,11 @@ from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
 from correnteza.trainer.count import Count, Place
 from correnteza.trainer.deriving import Deriving
+from correnteza.trainer.elder import Elder
 from correnteza.trainer.following import Following, following
 from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
-from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
+from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, of_lineage
 from correnteza.web import Service, create_app, problem, serve
 from correnteza.web.problems import RESPONSES
 from correnteza.web.server import bind
@@ -93,7 +94,7 @@ def serve_elsewhere(settings: Settings, port: int) -> int:
     Raises:
         ServiceError: the port is taken, or there is no trainer's database in the data folder.
     """
-    path = settings.pipeline.folder / f"{NAME}.db"
+    path = lineages.current(settings, begin=False).folder / f"{NAME}.db"
     if not path.exists():
         raise ServiceError(f"{path}: is not there; start the trainer first, or name its data folder with --data-dir")
     listening = bind(settings.services.host, port)
@@ -107,7 +108,9 @@ def _run(
     shared: bool = False,
 ) -> int:
     sys.setswitchinterval(SWITCH_S)
-    store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
+    folder = lineages.current(settings).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    store = SqlStore(folder / f"{NAME}.db")
     try:
         app, service = made(store)
         gc.collect()
@@ -141,14 +144,16 @@ def build(
     schema = settings.schema_of_model
     logs = _logs(store)
     told = Events(NAME, logs["events"])
-    registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
+    lineage = lineages.current(settings)
+    registry = of_lineage(lineage, store)
     follower = Follower(schema, registry, logs["promotions"], told)
     memory = following(settings, told)
     deriving = Deriving(schema, memory)
-    keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner, deriving.complete)
+    elder = None if lineage.before is None else Elder(settings, lineage.before, logs["evaluations"], deriving.complete, told)
+    keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner, deriving.complete, elder)
     answers = Answers(logs["records"], told)
     count = Count(told, answers, keeper, memory, place)
-    desk = Desk(settings, registry, keeper, memory, count, store, told)
+    desk = Desk(settings, registry, keeper, memory, count, store, told, lineage.number)
     parts: list[Answers | Keeper | Following | Repeated] = [answers, memory, keeper, *count.repeated()]
     if not leading and isinstance(store, SqlStore):  # the leading process trims, and must know how far readers are
         parts.append(Repeated(store.save_readers, settings.retention.every_s, LogError))
@@ -203,6 +208,7 @@ class Desk:
         count: the figures.
         store: the trainer's logs; the learner reads requests for a training from there.
         told: where events go.
+        lineage: number of the lineage.
     """
 
     def __init__(
@@ -214,7 +220,9 @@ class Desk:
         count: Count,
         store: Store,
         told: Events,
+        lineage: int,
     ) -> None:
+        self._lineage = lineage
         self._settings = settings.trainer
         self._registry = registry
         self._keeper = keeper
@@ -227,7 +235,7 @@ class Desk:
     def not_ready(self) -> str | None:
         """Why nothing can be predicted yet, or None."""
         if self._keeper.serving is not None:
-            return self._memory.not_ready()
+            return None if self._keeper.elder_serves else self._memory.not_ready()
         if self._keeper.follower.refused:
             return f"no model: {self._keeper.follower.refused}"
         told = self._count.total().told
@@ -246,12 +254,18 @@ class Desk:
         return {
             "uptime_s": round(time.time() - figures.began, 3),
             "events": figures.events,
-            "reason": self.not_ready() or keeper.follower.refused or told.get("failure") or told.get("reason") or "",
+            **self._of_lineage(),
+            "reason": self.not_ready()
+            or keeper.elder_reason
+            or keeper.follower.refused
+            or told.get("failure")
+            or told.get("reason")
+            or "",
             "lag_rows": told.get("lag_rows", 0),
             "lag_s": told.get("lag_s", 0.0),
             "rows_per_s": told.get("rows_per_s", 0.0),
             "stages": {prequential.NAME: stage} if stage else {},
-            "model_version": None if champion is None else champion.version,
+            "model_version": None if keeper.serving is None else keeper.serving.version,
             "model_since": None if champion is None else champion.since,
             "rolling": {} if rolling is None else asdict(rolling),
             "multiplier": keeper.report.multiplier,
@@ -265,6 +279,12 @@ class Desk:
             "dropped_rows": figures.dropped_rows,
             "learner": {**figures.learner, "events": told.get("events", {})},
         }
+
+    def _of_lineage(self) -> dict[str, Any]:
+        """The lineage, where it is not the only one."""
+        if self._lineage == 1:
+            return {}
+        return {"lineage": {"number": self._lineage, "took_over": not self._keeper.elder_serves}}
 
     def evaluation(self, rows: int | None = None) -> dict[str, Any]:
         """The body of `GET /evaluation`, over the last so many rows of the log; over `trainer.metric_rows` if None."""
