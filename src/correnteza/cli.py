@@ -229,10 +229,11 @@ def sql(
     A table goes by its name (raw), or with its service (generator.raw). A name that several services
     have, as events, stands for the rows of all, with a first column that names the service.
     """
-    from correnteza import sqlshell
+    from correnteza import lineages, sqlshell
 
-    folder = settings_of(config, given(data_dir=data_dir)).pipeline.folder
-    sqlshell.write(sqlshell.query(folder, statement), "csv" if csv else "json" if as_json else "table")
+    settings = settings_of(config, given(data_dir=data_dir))
+    place = lineages.current(settings, begin=False).folder
+    sqlshell.write(sqlshell.query(settings.pipeline.folder, statement, place), "csv" if csv else "json" if as_json else "table")
 
 
 def evaluate(

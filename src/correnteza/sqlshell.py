@@ -33,13 +33,17 @@ SHOWN_ROWS = 1000
 Form = Literal["table", "csv", "json"]
 
 
-def databases(folder: Path) -> dict[str, Path]:
+def databases(folder: Path, lineage: Path | None = None) -> dict[str, Path]:
     """The database files of a data folder, by the name of their service.
+
+    Args:
+        folder: the data folder.
+        lineage: the folder of a lineage, whose files go before those of the data folder; None for the first.
 
     Raises:
         ConfigError: there is none.
     """
-    files = {path.stem: path for path in sorted(folder.glob("*.db"))}
+    files = {path.stem: path for place in (folder, lineage or folder) for path in sorted(place.glob("*.db"))}
     if not files:
         raise ConfigError(
             f"data folder {folder}: no database (*.db) there; run `correnteza run` first, or name the folder with --data-dir"
@@ -47,12 +51,13 @@ def databases(folder: Path) -> dict[str, Path]:
     return files
 
 
-def query(folder: Path, statement: str) -> pa.Table:
+def query(folder: Path, statement: str, lineage: Path | None = None) -> pa.Table:
     """Run one query over all databases of a data folder.
 
     Args:
         folder: the data folder.
         statement: one SELECT (or WITH, VALUES, EXPLAIN) statement in SQLite's dialect.
+        lineage: see `databases`.
 
     Raises:
         ConfigError: there is no database.
@@ -62,7 +67,7 @@ def query(folder: Path, statement: str) -> pa.Table:
 
     if not QUERY.match(statement):
         raise InputError(f"sql {_cut(statement)!r}: not a query; only select, with, values and explain are run here")
-    with _opened(databases(folder)) as (cursor, tables):
+    with _opened(databases(folder, lineage)) as (cursor, tables):
         try:
             cursor.execute(statement)
             return cursor.fetch_arrow_table()

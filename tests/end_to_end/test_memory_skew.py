@@ -64,6 +64,7 @@ def test_the_vector_predicted_on_is_the_one_written_for_training(pipelines: Call
         stream.burst()
     pipeline.wait(lambda: pipeline.get("trainer", "/health/ready"), "the first version")
     asked = [stream.probe() for _ in range(PROBES)]
+    stream.level()
     pipeline.wait(lambda: len(stored(pipeline)) == PROBES, "the stored predictions")
     predicted, written = stored(pipeline), normalized(pipeline)
     versions = set()

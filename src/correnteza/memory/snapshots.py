@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 
 from correnteza.errors import DamagedLogError
+from correnteza.log.base import OwnedLog
 
 LOG = "snapshots"
 SCHEMA = pa.schema(
@@ -25,6 +26,15 @@ SCHEMA = pa.schema(
 PIECE_BYTES = 16 * 2**20
 KEYS, TAIL, WAITING, EARLY = "keys\0", "tail\0", "waiting", "early"
 """Names of the tables, the first two followed by the field of the key; that of a tail by the source too."""
+
+
+def last(log: OwnedLog) -> pa.RecordBatch:
+    """The rows of the last snapshot in the log; none before the first."""
+    end = log.bounds().next - 1
+    if not end:
+        return log.read(None, 1).batch
+    pieces = log.read(log.cursor(end - 1), 1).batch["pieces"][0].as_py()
+    return log.read(log.cursor(end - pieces), pieces).batch
 
 
 def rows_of(tables: Mapping[str, pa.RecordBatch], offset: int) -> list[pa.RecordBatch]:

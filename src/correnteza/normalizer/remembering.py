@@ -53,11 +53,7 @@ class Remembered:
 
     def snapshot(self) -> pa.RecordBatch:
         """The rows of the last snapshot; none before the first."""
-        end = self.snapshots.bounds().next - 1
-        if not end:
-            return self.snapshots.read(None, 1).batch
-        last = self.snapshots.read(self.snapshots.cursor(end - 1), 1).batch
-        return self.snapshots.read(self.snapshots.cursor(end - last["pieces"][0].as_py()), last["pieces"][0].as_py()).batch
+        return snapshots.last(self.snapshots)
 
     def trim(self, snapshot_offset: int) -> None:
         """Let go what lies before the last snapshot; to be called after its commit.

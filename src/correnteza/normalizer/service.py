@@ -11,17 +11,19 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as Folder
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Path
 from starlette.responses import Response
 
-from correnteza import events
+from correnteza import events, lineages
 from correnteza.codec import JSON, json_schema
 from correnteza.config import Settings
 from correnteza.events import Events
 from correnteza.features import CATEGORIES, SCALERS
+from correnteza.lineages import Lineage
 from correnteza.log.base import Log, OwnedLog, Store
 from correnteza.log.http import HttpLog
 from correnteza.log.sql import SqlStore
@@ -32,7 +34,7 @@ from correnteza.normalizer.reading import OUTCOMES, RecordsAndOutcomes
 from correnteza.normalizer.remembering import Remembered
 from correnteza.normalizer.stage import REJECTED, NormalizerStage, limits_of
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
-from correnteza.stage import GROUP_S, Runner, Source
+from correnteza.stage import GROUP_S, Figures, Runner, Source
 from correnteza.tracing import opened
 from correnteza.web import Service, create_app, problem, serve
 
@@ -74,9 +76,10 @@ def main(settings: Settings, listening: socket.socket) -> int:
     url = settings.services.url("generator")
     upstream = HttpLog(url, name="raw", schema=settings.schema_of_records.raw, reader=NAME)
     outcomes = HttpLog(url, name="outcomes", path="outcomes", schema=OUTCOMES, reader=NAME) if of_target(settings) else None
-    store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
+    lineage = lineages.current(settings)
+    store = SqlStore(made(lineage.folder) / f"{NAME}.db")
     try:
-        app, service = build(settings, store, upstream, outcomes)
+        app, service = build(settings, store, upstream, outcomes, lineage)
         return serve(app, service, listening)
     finally:
         store.close()
@@ -88,7 +91,15 @@ def of_target(settings: Settings) -> bool:
     return schema.target in entries.sources_of(schema)
 
 
-def build(settings: Settings, store: Store, source: Source, outcomes: Source | None = None) -> tuple[FastAPI, Service]:
+def made(folder: Folder) -> Folder:
+    """A folder, which is made where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def build(
+    settings: Settings, store: Store, source: Source, outcomes: Source | None = None, lineage: Lineage | None = None
+) -> tuple[FastAPI, Service]:
     """The application and the service behind it, not started.
 
     Args:
@@ -96,6 +107,7 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
         store: where its logs, state and position are kept.
         source: the raw log.
         outcomes: the log of outcomes, read when a feature remembers the target.
+        lineage: of the definitions of features; None where there is no other.
     """
     schema = settings.schema_of_model
     kept = _remembered(settings, store)
@@ -114,6 +126,17 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
     figures = Committed(
         logs["records"], logs["rejected"], logs["scalers"], logs["categories"], schema.numeric, schema.categories
     )
+    runner = Runner(
+        stage,
+        records if outcomes is None else RecordsAndOutcomes(records, outcomes, told),
+        store,
+        told,
+        batch_rows=settings.normalizer.batch_rows,
+        group_s=GROUP_S,
+        tracer=tracer,
+        between=None if kept is None else lambda _: kept.trim(stage.deriving.snapshot_offset),
+    )
+    backfill = None if lineage is None or lineage.number == 1 else Backfill(lineage, runner.figures, told, figures.rows())
     service = Service(
         name=NAME,
         settings=settings,
@@ -121,20 +144,14 @@ def build(settings: Settings, store: Store, source: Source, outcomes: Source | N
         logs=logs,
         events=told,
         store=store,
-        runners=(
-            Runner(
-                stage,
-                records if outcomes is None else RecordsAndOutcomes(records, outcomes, told),
-                store,
-                told,
-                batch_rows=settings.normalizer.batch_rows,
-                group_s=GROUP_S,
-                between=None if kept is None else lambda _: kept.trim(stage.deriving.snapshot_offset),
-                tracer=tracer,
-            ),
-        ),
+        runners=(runner,),
         tracer=tracer,
-        status=lambda: {**figures.status(), **records.figures, **({} if kept is None else {"memory": kept.status()})},
+        status=lambda: {
+            **figures.status(),
+            **records.figures,
+            **({} if kept is None else {"memory": kept.status()}),
+            **({} if backfill is None else backfill.status(figures.rows())),
+        },
         samples=_samples,
     )
     routes = routes_of(figures)
@@ -191,11 +208,15 @@ class Committed:
         """What is particular to the normalizer in `/status`: rows since the pipeline began, version, codes per field."""
         rejected = _ever(self._rejected)
         return {
-            "raw_rows": _ever(self._normalized) + rejected,
+            "raw_rows": self.rows(),
             "rejected_rows": rejected,
             "scaler_version": self._version(),
             "categories": self._codes(),
         }
+
+    def rows(self) -> int:
+        """Raw rows since the lineage began."""
+        return _ever(self._normalized) + _ever(self._rejected)
 
     def scaler(self, version: int) -> dict[str, Any] | None:
         """One version with its statistics by field, or None when there is none of that number."""
@@ -224,6 +245,42 @@ class Committed:
                 self._position = part.next
                 if not part.lag_rows:
                     return dict(self._counts)
+
+
+class Backfill:
+    """How far a lineage that began later than the stream has made its outputs anew.
+
+    Args:
+        lineage: which one.
+        figures: of the stage.
+        told: where it is told that it began.
+        rows: raw rows that it has seen so far.
+    """
+
+    def __init__(self, lineage: Lineage, figures: Figures, told: Events, rows: int) -> None:
+        self._number = lineage.number
+        self._figures = figures
+        self._over = False
+        if lineage.before is not None and not rows:
+            reason = (
+                f"[[features]] changed: {lineages.changes(lineage.before, lineage)}; lineage {lineage.number} begins, and its "
+                "outputs are made anew from the generator's log as far as that is kept"
+            )
+            told.emit("lineage_began", reason, lineage=lineage.number, before=lineage.before.number)
+
+    def status(self, rows: int) -> dict[str, Any]:
+        """For `/status`: the lineage, and while it is made anew how far it is.
+
+        Args:
+            rows: raw rows that it has seen so far.
+        """
+        behind = self._figures.lag_rows
+        self._over = self._over or (bool(rows) and not behind)
+        share = 1.0 if self._over else rows / max(1, rows + behind)
+        told: dict[str, Any] = {"lineage": {"number": self._number, "backfill": round(share, 4)}}
+        if not self._over and not self._figures.reason:
+            told["reason"] = f"lineage {self._number} is made anew from the log: {share:.0%} of {rows + behind:,} records"
+        return told
 
 
 def _ever(log: Log) -> int:

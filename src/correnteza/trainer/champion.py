@@ -80,6 +80,11 @@ class Follower:
         self.seen = head
         return self.champion is not before
 
+    def pinned(self) -> bool:
+        """Whether the version in service was put there by hand."""
+        current = self._registry.current()
+        return current is not None and current.pinned
+
     def load(self, version: int, since: datetime) -> Champion | None:
         """A version that is not in service, loaded and tried out; None when it is refused. It is kept for a promotion."""
         try:

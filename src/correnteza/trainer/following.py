@@ -203,7 +203,11 @@ def following(settings: config.Settings, told: Events) -> Following:
         told: where events go.
     """
     schema, url = settings.schema_of_model, settings.services.url("normalizer")
-    limits = Limits(keys=settings.normalizer.memory_keys, rows=settings.normalizer.memory_rows)
     log = HttpLog(url, name=entries.LOG, schema=entries.log_schema(schema), path="memory")
     snapshot = HttpLog(url, name=snapshots.LOG, schema=snapshots.SCHEMA, path="memory/snapshot")
-    return Following(schema, limits, log, snapshot, told)
+    return Following(schema, limits_of(settings), log, snapshot, told)
+
+
+def limits_of(settings: config.Settings) -> Limits:
+    """Bounds of the normalizer's memory, which a follower has to share."""
+    return Limits(keys=settings.normalizer.memory_keys, rows=settings.normalizer.memory_rows)

@@ -23,6 +23,7 @@ from correnteza.events import Events
 from correnteza.log.base import OwnedLog
 from correnteza.trainer import evaluation
 from correnteza.trainer.champion import Follower
+from correnteza.trainer.elder import Elder
 from correnteza.trainer.evaluation import Report
 from correnteza.trainer.handover import status_of
 from correnteza.trainer.predict import Serving
@@ -45,6 +46,7 @@ class Keeper:
         events: where it is told what happened.
         learner: command line of the learner process; None where it is run by somebody else.
         complete: see `Serving.complete`.
+        elder: the version of the lineage before, which answers until it is surpassed; None where there is none.
 
     Attributes:
         serving: what requests are answered with; None before the first model.
@@ -60,7 +62,9 @@ class Keeper:
         events: Events,
         learner: Sequence[str] | None,
         complete: Callable[[Question], Question],
+        elder: Elder | None = None,
     ) -> None:
+        self._elder = elder
         self.serving: Serving | None = None
         self.report = Report()
         self.told: dict[str, Any] = {}
@@ -110,6 +114,16 @@ class Keeper:
         if self.learner is not None:
             self._tend(self.learner)
 
+    @property
+    def elder_serves(self) -> bool:
+        """Whether the version of the lineage before is in service."""
+        return self._elder is not None and self._elder.serving is not None
+
+    @property
+    def elder_reason(self) -> str:
+        """Why the version of the lineage before is in service; empty where it is not."""
+        return "" if self._elder is None else self._elder.reason
+
     def take_line(self, line: str) -> None:
         """A line of the learner's output: its status, or something for our own output."""
         status = status_of(line)
@@ -137,6 +151,12 @@ class Keeper:
             report = evaluation.report(self._rolling.look())
             self.report, self._reported = replace(report, multiplier=self._rolling.multiplier), head
         champion = self.follower.champion
+        if self._elder is not None:
+            if self._elder.look(champion is not None, self.follower.pinned()):
+                self._elder = None
+            else:
+                self.serving = self._elder.serving
+                return
         if champion is not None:
             self.serving = Serving(champion.version, champion.predictor, self.report.multiplier, self._complete)
 

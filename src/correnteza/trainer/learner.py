@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from correnteza import children, events, output
+from correnteza import children, events, lineages, output
 from correnteza.config import Settings, loads
 from correnteza.errors import CorrentezaError
 from correnteza.events import Events
@@ -32,7 +32,7 @@ from correnteza.trainer import handover, labels, lineage
 from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.learning import Learner
 from correnteza.trainer.ledger import Ledger
-from correnteza.trainer.registry import Registry, load_key
+from correnteza.trainer.registry import of_lineage
 from correnteza.trainer.training import Training, TrainingProcess
 from correnteza.trainer.upstream import Upstream
 
@@ -54,7 +54,7 @@ def main(argument: str) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     children.stop_when_parent_dies()
     output.set_up(settings.services.log_format)
-    store = SqlStore(settings.pipeline.folder / "trainer.db")
+    store = SqlStore(lineages.current(settings).folder / "trainer.db")
     told = Events(NAME, store.log("events", events.SCHEMA))
     training = TrainingProcess(settings.trainer.nice, settings.trainer.train_memory_mb)
     tracer = None
@@ -90,7 +90,7 @@ def build(
         HttpLog(url, name="categories", path="categories", schema=CATEGORIES),
         schema,
     )
-    registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
+    registry = of_lineage(lineages.current(settings), store)
     outcomes = HttpLog(
         settings.services.url("generator"), name="outcomes", path="outcomes", schema=labels.OUTCOMES, reader="trainer"
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from correnteza import lineages
 from correnteza.config import Settings
 from correnteza.errors import (
     ConfigError,
@@ -88,7 +89,7 @@ def run(settings: Settings, version: int, keep: bool = False) -> Rebuilt:
     Raises:
         CorrentezaError: as `rebuild`; or there are no databases.
     """
-    folder, own = settings.pipeline.folder, settings.trainer
+    folder, own = lineages.current(settings, begin=False).folder, settings.trainer
     for name in ("trainer.db", "normalizer.db", "key"):
         if not (folder / name).exists():
             raise ServiceError(f"{folder / name}: is not there; name the data folder with --data-dir")

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from correnteza.errors import ModelError, TamperedModelError, UnknownModelError
+from correnteza.lineages import Lineage
 from correnteza.log.base import Store
+from correnteza.log.sql import SqlStore
 from correnteza.records import OFFSET, TIMESTAMP
 from correnteza.trainer import rotation
 from correnteza.trainer.artefacts import CHECKPOINT, MODEL, Artefacts, load_key
@@ -144,9 +146,11 @@ class Registry:
         folder: where the directories of the versions are (`…/models`); it is created.
         store: opens the logs `models`, `promotions`, `decisions` and `manifests` in it.
         key: of the HMACs, from `load_key`.
+        first_version: number of the first version.
     """
 
-    def __init__(self, folder: Path, store: Store, key: bytes) -> None:
+    def __init__(self, folder: Path, store: Store, key: bytes, first_version: int = 1) -> None:
+        self._first_version = first_version
         self._artefacts = Artefacts(folder, key)
         self._promotions = store.log("promotions", PROMOTIONS, bounded=False)
         self._models_tail = Tail(store.log("models", MODELS, bounded=False), ROWS_IN_MEMORY)
@@ -169,8 +173,8 @@ class Registry:
         return (*self._artefacts.sweep(), *map(str, orphans))
 
     def next_version(self) -> int:
-        """The number that the next version gets: one more than the last row's, from 1."""
-        return max(self._known(), default=0) + 1
+        """The number that the next version gets: one more than the last row's."""
+        return max(self._known(), default=self._first_version - 1) + 1
 
     def write(self, version: int, trained: Trained, meta: Meta) -> ModelRow:
         """Write the directory of a version, durably and whole; the caller then commits the row.
@@ -397,3 +401,22 @@ def _row(manifest: Mapping[str, Any]) -> ModelRow:
 
 def _row_of_log(row: dict[str, Any]) -> ModelRow:
     return ModelRow(**{**{k: v for k, v in row.items() if k != OFFSET}, "evaluation": json.loads(row["evaluation"])})
+
+
+def of_lineage(lineage: Lineage, store: Store) -> Registry:
+    """The registry of a lineage. While it has not taken over, its versions count on from those of the one before.
+
+    Args:
+        lineage: where its versions are.
+        store: the lineage's own.
+    """
+    registry = Registry(lineage.folder / "models", store, load_key(lineage.folder))
+    path = None if lineage.before is None else lineage.before.folder / "trainer.db"
+    if path is None or registry.versions() or not path.exists():
+        return registry
+    before = SqlStore(path)
+    try:
+        first = Registry(path.parent / "models", before, load_key(path.parent)).next_version()
+    finally:
+        before.close()
+    return Registry(lineage.folder / "models", store, load_key(lineage.folder), first)

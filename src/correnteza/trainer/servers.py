@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from correnteza import events, output
+from correnteza import events, lineages, output
 from correnteza.children import REFUSED, Child, stop_when_parent_dies
 from correnteza.config import Settings, dumps, loads
 from correnteza.errors import ConfigError, CorrentezaError
@@ -46,7 +46,9 @@ def run(settings: Settings, listening: socket.socket) -> int:
         CorrentezaError: the database cannot be taken.
     """
     folder = cleared(board_folder(settings))
-    store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
+    place = lineages.current(settings).folder
+    place.mkdir(parents=True, exist_ok=True)
+    store = SqlStore(place / f"{NAME}.db")
     told = Events(NAME, store.log("events", events.SCHEMA))
     began = time.time()
     board = Board(folder, "port", lambda: Figures(began, events=dict(told.counts), pids={"port": os.getpid()}))

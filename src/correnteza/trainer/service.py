@@ -24,7 +24,7 @@ from fastapi import Path as PathParameter
 from starlette.responses import Response
 from starlette.routing import Route
 
-from correnteza import events
+from correnteza import events, lineages
 from correnteza.codec import JSON, json_schema
 from correnteza.config import Settings, dumps
 from correnteza.errors import LogError, NoModelError, ServiceError, TamperedModelError, UnknownModelError
@@ -39,10 +39,11 @@ from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
 from correnteza.trainer.count import Count, Place
 from correnteza.trainer.deriving import Deriving
+from correnteza.trainer.elder import Elder
 from correnteza.trainer.following import Following, following
 from correnteza.trainer.keeper import Keeper
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current
-from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, load_key
+from correnteza.trainer.registry import ROWS_IN_MEMORY, Registry, of_lineage
 from correnteza.trainer.samples import TrainerSamples, processes
 from correnteza.trainer.shapes import ACCEPTED, EVALUATION, OBJECT, SENTENCES
 from correnteza.web import Service, create_app, problem, serve
@@ -102,7 +103,7 @@ def serve_elsewhere(settings: Settings, listening: socket.socket) -> int:
     Raises:
         ServiceError: there is no trainer's database in the data folder.
     """
-    path = settings.pipeline.folder / f"{NAME}.db"
+    path = lineages.current(settings, begin=False).folder / f"{NAME}.db"
     if not path.exists():
         raise ServiceError(f"{path}: is not there; start the trainer first, or name its data folder with --data-dir")
     return _run(settings, lambda store: build(settings, store, None, leading=False), listening)
@@ -115,7 +116,9 @@ def _run(
     shared: bool = False,
 ) -> int:
     sys.setswitchinterval(SWITCH_S)
-    store = SqlStore(settings.pipeline.folder / f"{NAME}.db")
+    folder = lineages.current(settings).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    store = SqlStore(folder / f"{NAME}.db")
     try:
         app, service = made(store)
         gc.collect()
@@ -149,15 +152,17 @@ def build(
     schema = settings.schema_of_model
     logs = _logs(store)
     told = Events(NAME, logs["events"])
-    registry = Registry(settings.pipeline.folder / "models", store, load_key(settings.pipeline.folder))
+    lineage = lineages.current(settings)
+    registry = of_lineage(lineage, store)
     follower = Follower(schema, registry, logs["promotions"], told)
     memory = following(settings, told)
     deriving = Deriving(schema, memory)
-    keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner, deriving.complete)
+    elder = None if lineage.before is None else Elder(settings, lineage.before, logs["evaluations"], deriving.complete, told)
+    keeper = Keeper(settings.trainer, follower, logs["evaluations"], told, learner, deriving.complete, elder)
     tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
     answers = Answers(logs["records"], told, tracer=tracer)
     count = Count(told, answers, keeper, memory, place)
-    desk = Desk(settings, registry, keeper, memory, count, store, told)
+    desk = Desk(settings, registry, keeper, memory, count, store, told, lineage.number)
     samples = TrainerSamples(registry, logs["promotions"], logs["decisions"], settings.trainer.level)
     parts: list[Answers | Keeper | Following | Repeated] = [answers, memory, keeper, *count.repeated()]
     if not leading and isinstance(store, SqlStore):  # the leading process trims, and must know how far readers are
@@ -221,6 +226,7 @@ class Desk:
         count: the figures.
         store: the trainer's logs; the learner reads requests for a training from there.
         told: where events go.
+        lineage: number of the lineage.
     """
 
     def __init__(
@@ -232,7 +238,9 @@ class Desk:
         count: Count,
         store: Store,
         told: Events,
+        lineage: int,
     ) -> None:
+        self._lineage = lineage
         self._settings = settings.trainer
         self._registry = registry
         self._keeper = keeper
@@ -246,7 +254,7 @@ class Desk:
     def not_ready(self) -> str | None:
         """Why nothing can be predicted yet, or None."""
         if self._keeper.serving is not None:
-            return self._memory.not_ready()
+            return None if self._keeper.elder_serves else self._memory.not_ready()
         if self._keeper.follower.refused:
             return f"no model: {self._keeper.follower.refused}"
         told = self._count.total().told
@@ -265,12 +273,18 @@ class Desk:
         return {
             "uptime_s": round(time.time() - figures.began, 3),
             "events": figures.events,
-            "reason": self.not_ready() or keeper.follower.refused or told.get("failure") or told.get("reason") or "",
+            **self._of_lineage(),
+            "reason": self.not_ready()
+            or keeper.elder_reason
+            or keeper.follower.refused
+            or told.get("failure")
+            or told.get("reason")
+            or "",
             "lag_rows": told.get("lag_rows", 0),
             "lag_s": told.get("lag_s", 0.0),
             "rows_per_s": told.get("rows_per_s", 0.0),
             "stages": {prequential.NAME: stage} if stage else {},
-            "model_version": None if champion is None else champion.version,
+            "model_version": None if keeper.serving is None else keeper.serving.version,
             "model_since": None if champion is None else champion.since,
             "rolling": {} if rolling is None else asdict(rolling),
             "multiplier": keeper.report.multiplier,
@@ -284,6 +298,12 @@ class Desk:
             "dropped_rows": figures.dropped_rows,
             "learner": {**figures.learner, "events": told.get("events", {})},
         }
+
+    def _of_lineage(self) -> dict[str, Any]:
+        """The lineage, where it is not the only one."""
+        if self._lineage == 1:
+            return {}
+        return {"lineage": {"number": self._lineage, "took_over": not self._keeper.elder_serves}}
 
     def evaluation(self, rows: int | None = None) -> dict[str, Any]:
         """The body of `GET /evaluation`, over the last so many rows with a target; over `trainer.metric_rows` if None."""
