@@ -13,30 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from correnteza.errors import ModelError, TamperedModelError, UnknownModelError
 from correnteza.lineages import Lineage
 from correnteza.log.base import Store
 from correnteza.log.sql import SqlStore
-from correnteza.records import OFFSET, TIMESTAMP
 from correnteza.trainer import rotation
 from correnteza.trainer.artefacts import CHECKPOINT, MODEL, Artefacts, load_key
 from correnteza.trainer.manifests import MANIFESTS, Manifests
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS, Current, Kind, promotion_rows
 from correnteza.trainer.rotation import Aged
 from correnteza.trainer.tail import Tail
+from correnteza.trainer.versions import MODELS, Meta, ModelRow, model_rows, row_of_log, row_of_manifest
 
 if TYPE_CHECKING:
     from correnteza.trainer.training import Trained
@@ -48,93 +45,6 @@ MOST_DECISIONS = 2
 """About one version: that it is promoted, and that it is rolled back."""
 LIBRARIES = ("correnteza", "numpy", "onnx", "scikit-learn", "skl2onnx")
 """Whose versions decide what a training gives."""
-
-MODELS = pa.schema(
-    [
-        pa.field("version", pa.int64()),
-        pa.field("parent", pa.int64()),
-        pa.field("created_at", TIMESTAMP),
-        pa.field("reason", pa.string()),
-        pa.field("estimator", pa.string()),
-        pa.field("rows", pa.int64()),
-        pa.field("first_offset", pa.int64()),
-        pa.field("last_offset", pa.int64()),
-        pa.field("scaler_version", pa.int64()),
-        pa.field("train_s", pa.float64()),
-        pa.field("size_bytes", pa.int64()),
-        pa.field("sha256", pa.string()),
-        pa.field("evaluation", pa.string()),
-    ]
-)
-"""Columns of the log `models`: a row per version; `sha256` is of model.onnx, `evaluation` a JSON object."""
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """What the learner knows of a version beside what the training made.
-
-    Args:
-        parent: the version in service when it was trained, or None.
-        created_at: with a time zone.
-        reason: why it was trained.
-        decision: why it was promoted or refused.
-        estimator: import path of the regressor.
-        params: its parameters.
-        seed: of the pipeline.
-        rows: how many rows it was trained on.
-        first_offset: of the first of them in the log `normalized`.
-        last_offset: of the last of them in the log `normalized`.
-        scaler_version: that they were expressed in.
-        schema_sha256: `Schema.fingerprint`.
-        evaluation: metrics at the promotion, as plain JSON values.
-        recipe: what it is made of, as `Recipe.plain` says it; None when the estimator was fitted anew to all rows.
-        read_offset: of the last row of the log `normalized` that was read when its training began.
-        labels_offset: rows that the log `labels` had then; with `read_offset` it says what had been learned from, and in
-            which order.
-    """
-
-    parent: int | None
-    created_at: datetime
-    reason: str
-    decision: str
-    estimator: str
-    params: Mapping[str, Any]
-    seed: int
-    rows: int
-    first_offset: int
-    last_offset: int
-    scaler_version: int
-    schema_sha256: str
-    evaluation: Mapping[str, Any]
-    recipe: Mapping[str, Any] | None = None
-    read_offset: int = 0
-    labels_offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRow:
-    """One version: a row of `MODELS`, `evaluation` parsed."""
-
-    version: int
-    parent: int | None
-    created_at: datetime
-    reason: str
-    estimator: str
-    rows: int
-    first_offset: int
-    last_offset: int
-    scaler_version: int
-    train_s: float
-    size_bytes: int
-    sha256: str
-    evaluation: Mapping[str, Any]
-
-
-def model_rows(*rows: ModelRow) -> pa.RecordBatch:
-    """Rows for the log `models`, for the learner's own commit."""
-    return pa.RecordBatch.from_pylist(
-        [{**asdict(row), "evaluation": json.dumps(row.evaluation)} for row in rows], schema=MODELS
-    )
 
 
 class Registry:
@@ -202,7 +112,7 @@ class Registry:
             "libraries": self._libraries,
         }
         files = {MODEL: trained.onnx, **({CHECKPOINT: trained.checkpoint} if trained.checkpoint else {})}
-        return _row(self._artefacts.write(version, files, about))
+        return row_of_manifest(self._artefacts.write(version, files, about))
 
     def promote(self, version: int, reason: str, pinned: bool) -> Current:
         """Put a version in service with a commit of its own, now; for people, through the server.
@@ -238,7 +148,7 @@ class Registry:
             return known[version]
         first, last = min(known, default=1), max(known, default=0)
         if 1 <= version < first:
-            return _row(self._artefacts.manifest(version))
+            return row_of_manifest(self._artefacts.manifest(version))
         held = f"there are {first} to {last}" if known else "there is none yet"
         raise UnknownModelError(f"no model version {version}; {held}")
 
@@ -387,20 +297,10 @@ class Registry:
         """The rows in memory, up to date."""
         with self._lock:
             for batch in self._models_tail.new():
-                self._rows.update((row["version"], _row_of_log(row)) for row in batch.to_pylist())
+                self._rows.update((row["version"], row_of_log(row)) for row in batch.to_pylist())
             for version in list(self._rows)[:-ROWS_IN_MEMORY]:
                 del self._rows[version]
             return dict(self._rows)
-
-
-def _row(manifest: Mapping[str, Any]) -> ModelRow:
-    """The row that belongs to a `model.json`."""
-    values = {**manifest, "sha256": manifest["files"][MODEL], "created_at": datetime.fromisoformat(manifest["created_at"])}
-    return ModelRow(**{field.name: values[field.name] for field in fields(ModelRow)})
-
-
-def _row_of_log(row: dict[str, Any]) -> ModelRow:
-    return ModelRow(**{**{k: v for k, v in row.items() if k != OFFSET}, "evaluation": json.loads(row["evaluation"])})
 
 
 def of_lineage(lineage: Lineage, store: Store) -> Registry:
