@@ -190,7 +190,8 @@ class Following:
         self._reason = str(error)
         if self._reason != self._trouble:
             self._trouble = self._reason
-            reason = f"the memory of the stream cannot be followed: {error}; answers go on with it as it was last"
+            then = "there are no answers before it can" if self._memory is None else "answers go on with it as it was last"
+            reason = f"the memory of the stream cannot be followed: {error}; {then}"
             self._told.emit("memory_not_followed", reason, offset=self._read[0])
         return False
 
