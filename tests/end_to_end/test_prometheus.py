@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+from tests.tools import absent
 
 from correnteza.config import Settings
 from correnteza.metrics import FAMILIES, UP, exposed
@@ -48,9 +48,7 @@ def program(name: str) -> str:
     """A program of Prometheus."""
     found = shutil.which(name)
     if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is not there; CI tests with the real Prometheus")
-        pytest.skip(f"{name} is not there; on Debian: apt install prometheus")
+        absent("prometheus", "on Debian: apt install prometheus")
     return found
 
 
