@@ -353,3 +353,25 @@ def test_a_page_shows_texts_as_they_are() -> None:
     drawn = curves.draw(curves.curves(result_of(columns_of(50))), "<b>&price", 0.9)
     page = curves.page(drawn, "<i>title", ["<u>fact"], ["<h>"], [["<c>"]])
     assert not re.search(r"<(b|i|u|h|c)>", page)
+
+
+# Groups of derived features
+
+
+def test_the_error_without_each_group_of_features_is_that_of_a_run_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a stream whose target follows itself, and not the record: without its memory the error is much larger."""
+    chance = np.random.default_rng(3)
+    levels = np.cumsum(chance.normal(size=400)).tolist()
+    times = [f"2026-01-{1 + hour // 24:02}T{hour % 24:02}:00:00Z" for hour in range(400)]
+    noise = chance.normal(size=400).tolist()
+    path = write("walk.csv", [{"at": at, "x": x, "y": y} for at, x, y in zip(times, noise, levels, strict=True)])
+    command = ["evaluate", str(path), "--target", "y", "--timestamp", "at", "--json"]
+    assert cli.main([*command, "--groups", *cheap('features = "auto"\n')]) == 0
+    told = json.loads(capsys.readouterr().out)
+    without = {one["group"]: one for one in told["without_groups"]}
+    assert set(without) == {"of at", "memory of y", "all derived features"}
+    assert without["memory of y"]["columns"][0] == "y_lag_1"
+    assert without["memory of y"]["mae"] > 1.2 * told["overall"]["mae"]
+    assert cli.main([*command, *cheap()]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["overall"]["mae"] == pytest.approx(without["all derived features"]["mae"])

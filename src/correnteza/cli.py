@@ -248,6 +248,9 @@ def evaluate(
         int | None, typer.Option(parser=integer, help="Records to read at most.", show_default="all", metavar="ROWS")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the plots.", metavar="DIR")] = Path(),
+    groups: Annotated[
+        bool, typer.Option("--groups", help="Run again without each group of derived features, and show the error.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Predict and learn a whole file offline, and show how good the predictions were.
@@ -258,7 +261,7 @@ def evaluate(
     from correnteza.evaluate import Request, run
 
     ignored = tuple(name.strip() for name in ignore.split(",") if name.strip())
-    return run(Request(file, target, timestamp, ignored, config, rows, out, as_json))
+    return run(Request(file, target, timestamp, ignored, config, rows, out, as_json, groups))
 
 
 def config_check(

@@ -20,6 +20,7 @@ from correnteza.curves import Part
 from correnteza.errors import ConfigError, TrainingFailedError
 from correnteza.generator.replay import ReplaySource
 from correnteza.generator.stage import GeneratorStage
+from correnteza.groups import worths
 from correnteza.guess import guess, opened, rows_of
 from correnteza.offline import Result
 from correnteza.table import figure
@@ -47,6 +48,7 @@ class Request:
     rows: int | None = None
     out: Path = Path()
     as_json: bool = False
+    groups: bool = False
 
 
 class Records:
@@ -97,12 +99,16 @@ def run(request: Request) -> int:
     if not result.evaluations.num_rows:
         raise _nothing(request.file, result, settings)
     plots, missing = _plots(request, result, settings)
+    worth = worths(settings, Records) if request.groups and settings.schema_of_model.derived else []
     found = [*_troubles(records, result), *missing]
     if request.as_json:
         told = plain(_plain(request, settings, records, result, plots, [*notes, *found]))
+        told |= {"without_groups": [asdict(one) for one in worth]} if request.groups else {}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         _print(request, settings, result, plots)
+    for one in worth if not request.as_json else ():
+        print(f"MAE without {one.group} ({', '.join(one.columns)}): {figure(one.mae)}")
     for note in found:
         _say(f"note: {note}")
     return 0
