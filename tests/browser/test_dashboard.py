@@ -105,8 +105,8 @@ def test_the_figures_of_the_model_are_those_of_the_evaluation(visit: Visit, pipe
         blocks = pipeline.get("trainer", "/evaluation/history?block_rows=10")["blocks"]
         drawn = "() => Object.values(getElement(ID).chart.getOption().series[0].data).at(-1)[0]"
         chart = visit.page.locator(".chart").first.get_attribute("id")
-        ends = visit.page.evaluate(drawn.replace("ID", repr(chart).replace("'c", "'")))
-        assert ends == blocks[-1]["last_offset"]
+        ends = drawn.replace("ID", repr(chart).replace("'c", "'"))
+        visit.page.wait_for_function(f"() => ({ends})() === {blocks[-1]['last_offset']}")
         visit.shows(".strips dt", "education_years")
 
 
@@ -169,7 +169,7 @@ def test_rows_are_shown_as_text_filtered_and_downloaded(visit: Visit, pipeline: 
     page = visit.open("/data")
     page.get_by_label("Id contains").fill("hostile")
     visit.shows(".rows tbody tr", HOSTILE)
-    assert page.locator(".rows tbody tr").count() == 1
+    page.wait_for_function("() => document.querySelectorAll('.rows tbody tr').length === 1")
     tables = {}
     for name, read in READERS.items():
         with page.expect_download() as download:
