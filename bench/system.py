@@ -31,14 +31,14 @@ class System:
     Args:
         settings: environment settings without the prefix, as in `{"TRAINER__WINDOW_ROWS": 5000}`.
         services: which to start, in this order.
-        port_base: the port of the first.
+        port_base: the port of the first; None for `PORT_BASE` as it is then.
     """
 
-    def __init__(self, settings: Mapping[str, object], services: tuple[str, ...], port_base: int = PORT_BASE) -> None:
+    def __init__(self, settings: Mapping[str, object], services: tuple[str, ...], port_base: int | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="correnteza-bench-"))
         self._services = services
-        self._port_base = port_base
-        given = {"SERVICES__PORT_BASE": port_base, "PIPELINE__DATA_DIR": self.folder, **settings}
+        self._port_base = PORT_BASE if port_base is None else port_base
+        given = {"SERVICES__PORT_BASE": self._port_base, "PIPELINE__DATA_DIR": self.folder, **settings}
         self.environment = {**os.environ, **{f"CORRENTEZA_{key}": str(value) for key, value in given.items()}}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -348,6 +348,7 @@ def test_where_nothing_is_traced_a_step_calls_nothing_of_tracing() -> None:
     source = MemoryStore().log("raw", SCHEMA.raw)
     source.append(rows(50))
     called: list[str] = []
+    structlog.reset_defaults()  # lines look for a span themselves, once `output.set_up` was called
 
     def note(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and "tracing" in frame.f_code.co_filename and "tests" not in frame.f_code.co_filename:

@@ -151,6 +151,8 @@ _TRAINER = (
     Family("correnteza_labels_open_rows", "gauge", "rows", "Records within the horizon that still wait for their outcome."),
     Family("correnteza_labels_waiting_rows", "gauge", "rows", "Outcomes that wait for their record."),
     Family("correnteza_label_delay_seconds", "gauge", "seconds", "Delay of the last labels, by quantile.", ("quantile",)),
+    Family("correnteza_memory_rows_behind", "gauge", "rows", "Rows by which the server's memory of the stream is behind."),
+    Family("correnteza_memory_behind_seconds", "gauge", "seconds", "Time since that memory was known to be level."),
 )
 
 _CONSUMER = (

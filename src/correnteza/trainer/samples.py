@@ -119,6 +119,7 @@ class TrainerSamples:
         yield from self._of_decisions(figures.began)
         yield from _of_drift(status["drift"])
         yield from _of_labels(status["labels"])
+        yield from _of_memory(status.get("memory") or {})
         for kind, count in figures.told.get("events", {}).items():
             yield sample("correnteza_events_total", count, "learner", kind)
         for outcome in TRAININGS if figures.told else ():
@@ -166,6 +167,13 @@ def _of_labels(labels: Mapping[str, Any]) -> Iterator[Sample]:
     for quantile, name in (("0.5", "delay_median_s"), ("0.95", "delay_p95_s")):
         if labels[name] is not None:
             yield sample("correnteza_label_delay_seconds", labels[name], quantile)
+
+
+def _of_memory(memory: Mapping[str, Any]) -> Iterator[Sample]:
+    if memory:
+        yield sample("correnteza_memory_rows_behind", float(memory["rows_behind"]))
+    if memory.get("behind_s") is not None:
+        yield sample("correnteza_memory_behind_seconds", float(memory["behind_s"]))
 
 
 def processes(figures: Figures) -> dict[str, int]:
