@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def mistake(settings: Load, toml: str = "", **environment: str) -> str:
-    """The message that a mistake gets."""
+    """The message that a mistake gets, without the places in the file; those are in `test_config_places`."""
     with pytest.raises(ConfigError) as caught:
         settings(toml, None, **environment)
-    return str(caught.value)
+    return re.sub(r"(?m)^/.*given\.toml:\d+: ", "", str(caught.value))
 
 
 def key(text: str) -> str:

@@ -1,7 +1,7 @@
 """What a derived feature is: its definition, and whether that fits the fields of a stream.
 
-Invariant: a definition that passes `faults` can be computed for every valid record. Each fault is one line
-that names the feature, the key, its value and what was expected.
+Invariant: a definition that passes `faults` can be computed for every valid record. Each fault has the place of the
+feature and the key, and one line that names the feature, the key, its value and what was expected.
 
 Features are made from the fields of a record, the target and what was remembered of both, never from other
 features: so there is no order among them and no cycle.
@@ -13,6 +13,8 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from correnteza.errors import Problem
 
 WINDOWS = ("mean", "min", "max", "std", "sum", "count")
 REMEMBERED = ("lag", *WINDOWS, "delta", "ewm", "since")
@@ -111,35 +113,45 @@ class Known:
         return "float" if name == self.target else self.kinds.get(name)
 
 
-def faults(features: Sequence[Feature], known: Known) -> list[str]:
-    """What is wrong with some definitions, a line each; nothing when all can be computed.
+Fault = tuple[str, str]
+"""The key at fault, and what is wrong."""
+
+
+def faults(features: Sequence[Feature], known: Known) -> list[Problem]:
+    """What is wrong with some definitions; nothing when all can be computed.
 
     >>> known = Known({"at": "timestamp", "temp": "float"}, "cnt", "at")
-    >>> faults([Feature("last", ("cnt",), "lag", rows=0)], known)
-    ["feature 'last': rows = 0: expected 1 to 100000; a window has at least one row"]
+    >>> [(one.index, one.field, one.reason) for one in faults([Feature("last", ("cnt",), "lag", rows=0)], known)]
+    [(0, 'rows', "feature 'last': rows = 0: expected 1 to 100000; a window has at least one row")]
     """
     names = {feature.name for feature in features}
-    found = [line for feature in features for line in _faults_of(feature, known, names)]
+    found = [
+        Problem(place, key, f"feature {feature.name!r}: {line}")
+        for place, feature in enumerate(features)
+        for key, line in _faults_of(feature, known, names)
+    ]
     return found + list(_doubled(features, known))
 
 
-def _doubled(features: Iterable[Feature], known: Known) -> Iterator[str]:
+def _doubled(features: Iterable[Feature], known: Known) -> Iterator[Problem]:
     taken = {**dict.fromkeys(known.kinds, "a field"), known.target: "the target"}
-    for feature in features:
+    for place, feature in enumerate(features):
         for column in feature.columns:
             if column in taken:
-                yield f"feature {feature.name!r}: name {column!r} is that of {taken[column]}; expected a name of its own"
+                line = f"name {column!r} is that of {taken[column]}; expected a name of its own"
+                yield Problem(place, "name", f"feature {feature.name!r}: {line}")
             taken[column] = f"feature {feature.name!r}"
 
 
-def _faults_of(feature: Feature, known: Known, names: Iterable[str]) -> Iterator[str]:
-    what = f"feature {feature.name!r}"
+def _faults_of(feature: Feature, known: Known, names: Iterable[str]) -> Iterator[Fault]:
     if feature.how not in HOWS:
-        yield f"{what}: how = {feature.how!r}: there is no such way{_meant(feature.how, HOWS)}"
+        yield "how", f"how = {feature.how!r}: there is no such way{_meant(feature.how, HOWS)}"
         return
-    yield from (f"{what}: {line}" for line in _of(feature, known, names))
-    yield from (f"{what}: {line}" for line in _lengths(feature, known))
-    yield from (f"{what}: {line}" for line in _rest(feature, known, names))
+    yield from (("of", line) for line in _of(feature, known, names))
+    yield from _lengths(feature, known)
+    if feature.by is not None:
+        yield from (("by", f"by = {feature.by!r}: {line}") for line in _by(feature, known, names))
+    yield from (("country", line) for line in _country(feature))
 
 
 def _of(feature: Feature, known: Known, names: Iterable[str]) -> Iterator[str]:
@@ -166,34 +178,33 @@ def _no_field(name: str, known: Known, names: Iterable[str]) -> str:
     return f"no such field{_meant(name, [*known.kinds, known.target])}"
 
 
-def _lengths(feature: Feature, known: Known) -> Iterator[str]:
+def _lengths(feature: Feature, known: Known) -> Iterator[Fault]:
     lengths = {"rows": feature.rows, "seconds": feature.seconds}
-    given = [f"{key} = {value!r}" for key, value in lengths.items() if value is not None]
+    given = {key: f"{key} = {value!r}" for key, value in lengths.items() if value is not None}
     if not feature.remembers or feature.how == "since":
-        yield from (f"{length}: how = {feature.how!r} has no window; leave it out" for length in given)
+        yield from ((key, f"{length}: how = {feature.how!r} has no window; leave it out") for key, length in given.items())
         if feature.how == "since" and known.timestamp is None:
-            yield "how = 'since': needs event times; expected [schema] timestamp to name their field"
+            yield "how", "how = 'since': needs event times; expected [schema] timestamp to name their field"
         return
     if len(given) != 1:
-        yield f"{' and '.join(given) or 'rows and seconds are not set'}: expected one of rows and seconds"
+        found = " and ".join(given.values()) or "rows and seconds are not set"
+        yield next(reversed(given), "how"), f"{found}: expected one of rows and seconds"
     if feature.how == "ewm" and feature.seconds is not None:
-        yield f"seconds = {feature.seconds!r}: how = 'ewm' expects rows, its span"
+        yield "seconds", f"seconds = {feature.seconds!r}: how = 'ewm' expects rows, its span"
     if feature.rows is not None and not 1 <= feature.rows <= ROWS_LIMIT:
-        yield f"rows = {feature.rows!r}: expected 1 to {ROWS_LIMIT}; a window has at least one row"
+        yield "rows", f"rows = {feature.rows!r}: expected 1 to {ROWS_LIMIT}; a window has at least one row"
     if feature.seconds is not None:
-        yield from _seconds(feature.seconds, known)
+        yield from (("seconds", f"seconds = {feature.seconds!r}: {line}") for line in _seconds(feature.seconds, known))
 
 
 def _seconds(seconds: float, known: Known) -> Iterator[str]:
     if not 1e-6 <= seconds <= SECONDS_LIMIT:
-        yield f"seconds = {seconds!r}: expected 0.000001 to {SECONDS_LIMIT:g}; a window is not empty"
+        yield f"expected 0.000001 to {SECONDS_LIMIT:g}; a window is not empty"
     if known.timestamp is None:
-        yield f"seconds = {seconds!r}: needs event times; expected [schema] timestamp to name their field, or rows instead"
+        yield "needs event times; expected [schema] timestamp to name their field, or rows instead"
 
 
-def _rest(feature: Feature, known: Known, names: Iterable[str]) -> Iterator[str]:
-    if feature.by is not None:
-        yield from (f"by = {feature.by!r}: {line}" for line in _by(feature, known, names))
+def _country(feature: Feature) -> Iterator[str]:
     if feature.how == "holiday":
         yield from _holiday(feature.country)
     elif feature.country is not None:

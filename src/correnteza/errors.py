@@ -2,6 +2,7 @@
 
     CorrentezaError
     ├── ConfigError               a setting is wrong; names the key, its value, what was expected
+    │   └── DefinitionError       definitions of features are wrong; carries the faults
     ├── InputError                a client sent something that is refused; carries the problems
     ├── LogError
     │   ├── CursorError           not a cursor of this log
@@ -28,11 +29,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with one record.
+    """One thing that is wrong with one record, or with one definition of a feature.
 
     Args:
-        index: position of the record in what was sent, from 0.
-        field: the field at fault; empty when it is the record as a whole.
+        index: position of the record in what was sent, or of the definition, from 0.
+        field: the field or key at fault; empty when it is the record as a whole.
         reason: what was found and what was expected.
     """
 
@@ -47,6 +48,18 @@ class CorrentezaError(Exception):
 
 class ConfigError(CorrentezaError):
     """A setting is wrong."""
+
+
+class DefinitionError(ConfigError):
+    """Definitions of features are wrong.
+
+    Args:
+        faults: at least one; the reason of each is a whole line.
+    """
+
+    def __init__(self, faults: Sequence[Problem]) -> None:
+        super().__init__("\n".join(fault.reason for fault in faults))
+        self.faults = tuple(faults)
 
 
 class InputError(CorrentezaError):

@@ -123,17 +123,17 @@ def settings_of(request: Request) -> tuple[config.Settings, tuple[str, ...]]:
     settings = config.load(request.config, {"generator": source}, schema_follows=True)
     described = settings.schema_table if "schema_table" in settings.model_fields_set else None
     if described is not None and request.target in (None, described.target):
-        return _with(settings, _described(described, request)), ()
+        return _with(settings, _described(described, request), request), ()
     if request.target is None:
         raise ConfigError(f"{request.file}: which column is to be predicted? say it with --target")
     found = guess(request.file, settings.generator, request.target, request.timestamp, request.ignored)
     other = () if described is None else (f"[schema] is for the target {described.target!r}, so it is not used",)
-    return _with(settings, found.table), (*other, *found.notes)
+    return _with(settings, found.table, request), (*other, *found.notes)
 
 
-def _with(settings: config.Settings, table: config.SchemaTable) -> config.Settings:
+def _with(settings: config.Settings, table: config.SchemaTable, request: Request) -> config.Settings:
     changed = settings.model_copy(update={"schema_table": table})
-    changed.schema_of_model  # noqa: B018 - building it is the check
+    config.check_features(changed, request.config)
     return changed
 
 

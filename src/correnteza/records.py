@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from correnteza.definition import Feature, Known, faults
-from correnteza.errors import ConfigError
+from correnteza.errors import ConfigError, DefinitionError, Problem
 
 FieldKind = Literal["float", "integer", "category", "text", "timestamp"]
 KINDS: tuple[str, ...] = get_args(FieldKind)
@@ -28,6 +28,7 @@ ID = "id"
 RESERVED = frozenset({OFFSET, ID, "raw_offset", "scaler_version", "prediction", "lower", "upper", "model_version"})
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 NAME_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_ .\-]{0,99}$")
+_USABLE = "expected a letter or _, then letters, digits, space or . _ -"
 INTEGER_LIMIT = 2**53
 """Integers beyond ±2**53 are not exact in float64, so they are refused."""
 MAGNITUDE_LIMIT = 1e100
@@ -130,18 +131,19 @@ class Schema:
         """The schema of what is learned from: these fields and, as further ones, the derived columns.
 
         Raises:
-            ConfigError: definitions are at fault; a line for each fault.
+            DefinitionError: definitions are at fault.
         """
         known = Known({f.name: f.kind for f in self.fields}, self.target, self.timestamp)
-        names = [(one, column) for one in derived for column in one.columns]
+        named = [(place, one.name, column) for place, one in enumerate(derived) for column in one.columns]
         odd = [
-            f"feature {one.name!r}: name {column!r} is not usable; expected a letter or _, then letters, digits, space or . _ -"
-            for one, column in names
+            Problem(place, "name", f"feature {name!r}: name {column!r} is not usable; {_USABLE}")
+            for place, name, column in named
             if not NAME_PATTERN.match(column) or column in RESERVED
         ]
         if found := [*odd, *faults(derived, known)]:
-            raise ConfigError("\n".join(found))
-        made = tuple(Field(column, "float") for _, column in names)
+            raise DefinitionError(found)
+        names = [column for _, _, column in named]
+        made = tuple(Field(column, "float") for column in names)
         return Schema((*self.fields, *made), self.target, self.timestamp, derived)
 
     @property

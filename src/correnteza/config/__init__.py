@@ -1,6 +1,6 @@
 """Settings: `tables` says what there is, `loading` reads it from file, environment and command line."""
 
-from correnteza.config.loading import DEFAULT_FILE, Settings, dumps, load, loads
+from correnteza.config.loading import DEFAULT_FILE, Settings, check_features, dumps, load, loads
 from correnteza.config.tables import (
     SERVICES,
     Alerts,
@@ -40,6 +40,7 @@ __all__ = [
     "Settings",
     "Tracing",
     "Trainer",
+    "check_features",
     "demo_schema",
     "dumps",
     "load",

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from correnteza import records
 from correnteza.config.automatic import automatic
+from correnteza.config.places import File
 from correnteza.config.tables import (
     Alerts,
     Consumer,
@@ -33,7 +34,7 @@ from correnteza.config.tables import (
     Trainer,
     demo_schema,
 )
-from correnteza.errors import ConfigError
+from correnteza.errors import ConfigError, DefinitionError, Problem
 
 DEFAULT_FILE = "correnteza.toml"
 _SCHEMA_KEY = "CORRENTEZA_SCHEMA"
@@ -77,12 +78,12 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None, *
         path: a TOML file; None means `correnteza.toml` in the current folder if it is there.
         overrides: nested values that win over all else, as from command line flags.
         schema_follows: whether the caller may put another schema in the place of that of the file; it then has to
-            look at `schema_of_model` itself.
+            call `check_features` itself.
 
     Raises:
-        ConfigError: one line per fault, each with key, value, what was expected.
+        ConfigError: one line per fault, each with its place in the file, key, value, what was expected.
     """
-    table = _read_file(path)
+    file = _read_file(path)
     _check_environment()
 
     class Loaded(Settings):
@@ -95,17 +96,39 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None, *
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=_inside(table))
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=_inside(file.table))
 
     try:
         settings = Loaded(**_inside(overrides or {}))
-        _ = settings.schema_of_records if schema_follows else settings.schema_of_model  # building it is the check
+        _ = settings.schema_of_records  # building it is the check
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from None
+        raise ConfigError("\n".join(_explain(fault, file) for fault in error.errors())) from None
     except SettingsError as error:
         raise ConfigError(_not_json(error.__cause__ or error)) from None
+    if not schema_follows:
+        _check_features(settings, file)
     _check_order(settings)
     return settings
+
+
+def check_features(settings: Settings, path: Path | None = None) -> None:
+    """Check the definitions of features against the schema.
+
+    Args:
+        settings: as `load` returned them, whose schema may have been put in another's place since.
+        path: of the file that they were read from.
+
+    Raises:
+        ConfigError: one line per fault, each with its place in the file.
+    """
+    _check_features(settings, _read_file(path))
+
+
+def _check_features(settings: Settings, file: File) -> None:
+    try:
+        _ = settings.schema_of_model  # building it is the check
+    except DefinitionError as error:
+        raise ConfigError("\n".join(_placed(fault, settings, file) for fault in error.faults)) from None
 
 
 def _check_order(settings: Settings) -> None:
@@ -140,14 +163,15 @@ def _inside(table: Mapping[str, Any]) -> dict[str, Any]:
     return {_SCHEMA_KEY if key == "schema" else key: value for key, value in table.items()}
 
 
-def _read_file(path: Path | None) -> dict[str, Any]:
+def _read_file(path: Path | None) -> File:
     chosen = path or Path(DEFAULT_FILE)
     if not chosen.exists():
         if path is None:
-            return {}
+            return File()
         raise ConfigError(f"{chosen}: no such file; give the path of a TOML file, or none for the demo")
     try:
-        return tomllib.loads(chosen.read_text(encoding="utf-8"))
+        text = chosen.read_text(encoding="utf-8")
+        return File(str(chosen), text, tomllib.loads(text))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{chosen}: not readable as TOML: {error}") from None
 
@@ -189,10 +213,14 @@ def _meant(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, file: File) -> str:
     location = tuple("schema" if part == _SCHEMA_KEY else part for part in fault["loc"])
     if location[:2] in (("features", "auto"), ("features", "list")):  # which of the two forms it has is no part of the key
         location = location[:1] + location[2:]
+    return (file.place(location) if file.says(location, fault["input"]) else "") + _reason(fault, location)
+
+
+def _reason(fault: Any, location: tuple[int | str, ...]) -> str:
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         return f"{key}: no such setting{_meant(str(location[-1]), _keys_at(location))}"
@@ -203,6 +231,15 @@ def _explain(fault: Any) -> str:
         return f"{key}: {message.removeprefix('Value error, ')}"
     _, should, expected = message.partition(" should ")  # "Input should be ...", "String should have ..."
     return f"{key} = {fault['input']!r}: {f'expected to {expected}' if should else message.removeprefix('Input ')}"
+
+
+def _placed(fault: Problem, settings: Settings, file: File) -> str:
+    """A fault of a definition, with its place when the definition is the file's."""
+    if settings.features == "auto":
+        return (file.place(("features",)) if file.says(("features",), "auto") else "") + fault.reason
+    where = ("features", fault.index)
+    from_file = file.says((*where, "name"), settings.features[fault.index].name)
+    return (file.place((*where, fault.field)) if from_file else "") + fault.reason
 
 
 def _not_json(error: BaseException) -> str:
