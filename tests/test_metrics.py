@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from correnteza.flow import INPUT, LARGE_ROWS, Flow
 from correnteza.metrics import FAMILIES, REASONS, Family, Histogram, by_reason
 
 VALUES = st.lists(st.floats(0, 20), max_size=30)
@@ -67,3 +68,29 @@ def test_names_have_prefix_and_unit_and_labels_have_a_bound(family: Family) -> N
     assert set(family.labels) <= BOUNDED
     assert "version" not in family.labels or family.kind == "info"
     assert family.help.endswith(".")
+
+
+def test_a_flow_adds_up_rows_and_bytes_and_weighs_small_batches_by_one_that_is_like_them() -> None:
+    flow = Flow()
+    batch = pa.record_batch({"x": pa.array(range(10), pa.int64())})
+    for _ in range(3):
+        flow.note({INPUT: batch}, {"normalized": batch.slice(0, 4)}, 0.002, 0.02)
+    assert flow.batch_rows.total == 30
+    assert flow.bytes_in == 3 * batch.nbytes
+    assert flow.out == {"normalized": [12, 12 * batch.nbytes // 10]}
+    assert sum(flow.step_s.counts) == sum(flow.commit_s.counts) == 3
+
+
+def test_a_large_batch_is_weighed_even_when_small_ones_are_estimated() -> None:
+    flow = Flow()
+    small, large = (pa.record_batch({"x": pa.array(["a" * size] * rows)}) for size, rows in ((1, 10), (100, LARGE_ROWS)))
+    flow.note({INPUT: small}, {}, 0.0, 0.0)
+    flow.note({INPUT: large}, {}, 0.0, 0.0)
+    assert flow.bytes_in == small.nbytes + large.nbytes
+
+
+def test_rejected_rows_are_counted_by_the_class_of_their_reason() -> None:
+    flow = Flow()
+    rows = pa.record_batch({"reason": pa.array(["is missing", "is missing", "who knows"])})
+    flow.note({INPUT: rows}, {"rejected": rows}, 0.0, 0.0)
+    assert flow.rejected == {"missing": 2, "other": 1}

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,52 +21,11 @@ LARGE_ROWS = 1000
 INPUT = "<input>"
 
 
-class Weight(NamedTuple):
-    """How much a batch is.
-
-    Args:
-        rows: of it.
-        size_bytes: of its columns.
-        rejected: of rejects, their number by class of reason.
-    """
-
-    rows: int
-    size_bytes: int
-    rejected: Mapping[str, int] = MappingProxyType({})
-
-
-class Scale:
-    """Weighs batches; for one thread.
+class Flow:
+    """What has gone through a stage since it started: how often, how much, how fast. One thread notes, any may read.
 
     To add up the buffers of a batch takes as long as a hundredth of a step over a hundred rows. So small batches are
     taken to have as many bytes in a row as the last one that was weighed, one in `WEIGHED_EVERY`.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, float]] = {}
-
-    def weigh(self, name: str, batch: pa.RecordBatch) -> Weight:
-        """How much a batch is.
-
-        Args:
-            name: what it is one of, as the name of its log.
-            batch: the rows.
-        """
-        rows = batch.num_rows
-        left, row_bytes = self._known.get(name, (0, 0.0))
-        if left == 0 or rows >= LARGE_ROWS:
-            left, row_bytes = WEIGHED_EVERY, batch.nbytes / max(1, rows)
-        self._known[name] = left - 1, row_bytes
-        reasons = by_reason(batch["reason"]) if name == REJECTED and "reason" in batch.schema.names else {}
-        return Weight(rows, round(rows * row_bytes), reasons)
-
-    def weigh_all(self, outputs: Mapping[str, pa.RecordBatch]) -> dict[str, Weight]:
-        """How much is appended to each log."""
-        return {log: self.weigh(log, rows) for log, rows in outputs.items()}
-
-
-class Flow:
-    """What has gone through a stage since it started: how often, how much, how fast.
 
     Attributes:
         bytes_in: bytes of the columns that were read and committed.
@@ -78,7 +36,7 @@ class Flow:
         commit_s: seconds of each commit.
     """
 
-    __slots__ = ("batch_rows", "bytes_in", "commit_s", "out", "rejected", "step_s")
+    __slots__ = ("_known", "batch_rows", "bytes_in", "commit_s", "out", "rejected", "step_s")
 
     def __init__(self) -> None:
         self.bytes_in = 0
@@ -87,25 +45,43 @@ class Flow:
         self.batch_rows = Histogram(ROWS)
         self.step_s = Histogram()
         self.commit_s = Histogram()
+        self._known: dict[str, list[float]] = {}
 
-    def note(self, came: Weight, went: Mapping[str, Weight], step_s: float, commit_s: float) -> None:
+    def note(
+        self, came: Mapping[str, pa.RecordBatch], went: Mapping[str, pa.RecordBatch], step_s: float, commit_s: float
+    ) -> None:
         """Take down a committed step.
 
         Args:
-            came: what was read.
+            came: what was read, by what it is one of.
             went: what was appended, by log.
             step_s: seconds that the step took.
             commit_s: seconds that the commit took.
         """
-        self.bytes_in += came.size_bytes
-        self.batch_rows.note(came.rows)
+        rows_in = 0
+        for name, batch in came.items():
+            rows = batch.num_rows
+            rows_in += rows
+            self.bytes_in += self._bytes_of(name, batch, rows)
+        self.batch_rows.note(rows_in)
         self.step_s.note(step_s)
         self.commit_s.note(commit_s)
-        for log, weight in went.items():
-            known = self.out.setdefault(log, [0, 0])
-            known[0] += weight.rows
-            known[1] += weight.size_bytes
-            self.rejected.update(weight.rejected)
+        for log, batch in went.items():
+            rows, known = batch.num_rows, self.out.get(log)
+            if known is None:
+                known = self.out[log] = [0, 0]
+            known[0] += rows
+            known[1] += self._bytes_of(log, batch, rows)
+            if log == REJECTED and "reason" in batch.schema.names:
+                self.rejected.update(by_reason(batch["reason"]))
+
+    def _bytes_of(self, name: str, batch: pa.RecordBatch, rows: int) -> int:
+        """Bytes of a batch, weighed or estimated; `name` says which others are like it."""
+        known = self._known.get(name)
+        if known is None or known[0] <= 0 or rows >= LARGE_ROWS:
+            known = self._known[name] = [WEIGHED_EVERY, batch.nbytes / max(1, rows)]
+        known[0] -= 1
+        return round(rows * known[1])
 
     def plain(self) -> dict[str, Any]:
         """All of it as plain values, for a process that tells it to another one."""

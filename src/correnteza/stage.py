@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from correnteza.errors import FencedError, LogUnavailableError, OffsetRemovedError
 from correnteza.events import Event, Events
-from correnteza.flow import INPUT, Flow, Scale
+from correnteza.flow import INPUT, Flow
 from correnteza.log.base import Slice, Store
 from correnteza.tracing import Span, Tracer
 
@@ -189,7 +189,6 @@ class Runner(Generic[S]):
     ) -> None:
         self.stage = stage
         self.figures = Figures()
-        self.scale = Scale()
         self._source = source
         self._store = store
         self._events = events
@@ -285,7 +284,6 @@ class Runner(Generic[S]):
         if step.events:
             outputs["events"] = self._events.rows(step.events)
         blob = self.stage.dump(step.state)
-        came, went = self.scale.weigh(INPUT, part.batch), self.scale.weigh_all(outputs)
         began_commit = time.perf_counter()
         plain = partial(self._store.commit, self.stage.name, epoch, part.next, blob, outputs)
         traced = span is not None and self._tracer is not None
@@ -293,7 +291,7 @@ class Runner(Generic[S]):
         self._patiently(commit, see_through=True)  # also while stopping: the retry ends by itself
         commit_s = time.perf_counter() - began_commit
         self.figures.note_commit(part.batch.num_rows, stepped - began, commit_s)
-        self.figures.flow.note(came, went, stepped - began, commit_s)
+        self.figures.flow.note({INPUT: part.batch}, outputs, stepped - began, commit_s)
         for event in step.events:
             self._events.announce(event)
         if span is not None:

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from correnteza.errors import InputError, LogError
 from correnteza.events import Event, Events
-from correnteza.flow import Flow, Scale, Weight
+from correnteza.flow import Flow
 from correnteza.log.base import LATEST, Appended, Store
 from correnteza.tracing import Tracer
 
@@ -133,7 +133,6 @@ class Receiver:
         self._tracer = tracer
         self._batch_of = batch_of
         self.flow = Flow()
-        self._scale = Scale()
         self._store = store
         self._turn = turn
         self._events = events
@@ -238,9 +237,7 @@ class Receiver:
         began = time.perf_counter()
         appended = self._committed(posts, outputs)
         commit_s = time.perf_counter() - began
-        went = self._scale.weigh_all(outputs)
-        came = [went[name] for name in went.keys() & TAKEN]
-        self.flow.note(Weight(sum(one.rows for one in came), sum(one.size_bytes for one in came)), went, 0.0, commit_s)
+        self.flow.note({name: rows for name, rows in outputs.items() if name in TAKEN}, outputs, 0.0, commit_s)
         self.posted_rows += sum(post.rows for post in posts if post.log == "raw")
         for event in events:
             self._events.announce(event)
