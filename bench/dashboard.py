@@ -4,6 +4,7 @@
   first figure that came from the API.
 - Cost: processor time of the dashboard's process, with no page open and with one.
 - Leaks: memory of the process, and the page's heap and elements after a collection, early and late in one sitting.
+  With `--minutes 60` nothing but this is measured, for an hour, with every page open in a window of its own.
 
 All services run, each in its own process, with their defaults. Needs Debian's `chromium` and Playwright.
 """
@@ -27,12 +28,17 @@ PAGE = "/model"
 """The page with the most on it: two charts of 500 points, a scatter, a histogram."""
 GOALS = {"first_paint_ms": 1000.0, "page_cpu_percent": 5.0, "rss_mb": 200.0}
 PAINTS = 5
+PAGES = ("/", "/model", "/drift", "/registry", "/try", "/data", "/rate")
+WEIGHINGS = 12
+"""Of a long sitting; the first quarter of the time does not count, in which caches fill and windows of rows grow."""
+WARM_UP = 0.25
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180.0, help="that a page stays open")
+    parser.add_argument("--minutes", type=float, help="keep every page open for so long, and report what grows")
     parser.add_argument("--quick", action="store_true", help="30 s")
     arguments = parser.parse_args()
     seconds = 30.0 if arguments.quick else arguments.seconds
@@ -43,9 +49,13 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     with System({}, SERVICES) as running, sync_playwright() as playwright:
-        wait_for(lambda: bool((running.get("trainer", "/evaluation") or {}).get("rolling")), 60, "evaluated rows")
+        wait_for(lambda: bool((running.get("trainer", "/evaluation") or {}).get("rolling")), 120, "evaluated rows")
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         process = psutil.Process(running.processes["dashboard"].pid)
+        if arguments.minutes:
+            found = long_sitting(browser, running, process, arguments.minutes)
+            system.report(f"bench/dashboard.py --minutes {arguments.minutes:g}", grown(found), long_lines(found))
+            return
         alone = cpu_percent(process, 10.0)
         paints = [paint(browser, running.url("dashboard")) for _ in range(PAINTS)]
         figures = {"idle_cpu_percent": alone, **sitting(browser, running, process, seconds)}
@@ -89,6 +99,61 @@ def weight(protocol: Any, process: psutil.Process) -> dict[str, float]:
     protocol.send("HeapProfiler.collectGarbage")
     found = {each["name"]: each["value"] for each in protocol.send("Performance.getMetrics")["metrics"]}
     return {"rss_mb": process.memory_info().rss / 1e6, "heap_mb": found["JSHeapUsedSize"] / 1e6, "elements": found["Nodes"]}
+
+
+def long_sitting(browser: Any, running: System, process: psutil.Process, minutes: float) -> list[dict[str, float]]:
+    """What process and pages weigh, at equal distances of time; one window for each page."""
+    windows = {path: browser.new_context(viewport={"width": 1280, "height": 900}).new_page() for path in PAGES}
+    protocols = {}
+    for path, window in windows.items():
+        window.goto(running.url("dashboard", path))
+        window.wait_for_selector("main h1", state="attached")
+        protocols[path] = window.context.new_cdp_session(window)
+        protocols[path].send("Performance.enable")
+    began_s, found = time.monotonic(), []
+    for number in range(WEIGHINGS + 1):
+        due_s = began_s + number * minutes * 60 / WEIGHINGS
+        windows["/"].wait_for_timeout(max(0.0, due_s - time.monotonic()) * 1000)
+        found.append({"minute": round((time.monotonic() - began_s) / 60, 1), **weights(protocols, process)})
+        print(found[-1], flush=True)
+    return found
+
+
+def weights(protocols: dict[str, Any], process: psutil.Process) -> dict[str, float]:
+    """Memory of the process, heap and elements of every page, and of all together."""
+    each = {path: weight(protocol, process) for path, protocol in protocols.items()}
+    parts = {f"{name} {path}": round(each[path][name], 2) for path in each for name in ("heap_mb", "elements")}
+    total = {name: round(sum(one[name] for one in each.values()), 1) for name in ("heap_mb", "elements")}
+    return {"rss_mb": round(process.memory_info().rss / 1e6, 1), **total, **parts}
+
+
+def grown(found: list[dict[str, float]]) -> dict[str, float]:
+    """What each figure grew by per hour after the warm-up: the slope of the line through its values.
+
+    >>> grown([{"minute": float(m), "rss_mb": 100 + m / 60} for m in range(60)])
+    {'rss_mb_per_hour': 1.0}
+    """
+    late = [one for one in found if one["minute"] >= WARM_UP * found[-1]["minute"]]
+    minutes = [one["minute"] for one in late]
+    slopes = {name: statistics.linear_regression(minutes, [one[name] for one in late]).slope for name in late[0]}
+    return {f"{name}_per_hour": round(60 * slope, 2) for name, slope in slopes.items() if name != "minute"}
+
+
+def long_lines(found: list[dict[str, float]]) -> list[str]:
+    """The long sitting in words: a table over time, and what each page grew by."""
+    slopes = grown(found)
+    rows = [f"| {one['minute']:g} | {one['rss_mb']} | {one['heap_mb']} | {one['elements']:g} |" for one in found]
+    pages = [
+        f"`{path}` {slopes[f'heap_mb {path}_per_hour']:+} MB and {slopes[f'elements {path}_per_hour']:+g} elements"
+        for path in PAGES
+    ]
+    return [
+        f"all {len(PAGES)} pages open for {found[-1]['minute']:g} minutes, each in a window of its own; growth per hour after "
+        f"the first quarter, in which caches fill: process **{slopes['rss_mb_per_hour']:+} MB**, the pages' heaps together "
+        f"**{slopes['heap_mb_per_hour']:+} MB**, their elements **{slopes['elements_per_hour']:+g}**",
+        "per page and hour: " + "; ".join(pages),
+        "\n  ".join(["after so long:\n", "| minute | process, MB | heaps, MB | elements |", "|---|---|---|---|", *rows]) + "\n",
+    ]
 
 
 def cpu_percent(process: psutil.Process, seconds: float) -> float:
