@@ -6,7 +6,6 @@ import gzip
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,9 @@ from typing import Any
 
 import pytest
 import requests
+from tests.tools import PATIENCE_S
+
+from .ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -25,7 +27,6 @@ ENGLISH, PORTUGUESE = ROOT / "README.md", ROOT / "README.pt-BR.md"
 PAGES = (ENGLISH, PORTUGUESE, ROOT / "ARCHITECTURE.md", ROOT / "docs" / "reference.md", *sorted(ROOT.glob("docs/how-to/*.md")))
 BIKES = "needs the bike data"
 BIKE_ROWS = 1300
-START_S = 90.0
 FENCE = re.compile(r"(?:<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -123,38 +124,38 @@ class System:
     def get(self, place: int, path: str) -> Any:
         """JSON of a call, or an empty table when it does not answer."""
         try:
-            return requests.get(self.url(place, path), timeout=10).json()
+            return requests.get(self.url(place, path), timeout=PATIENCE_S).json()
         except (requests.RequestException, ValueError):
             return {}
 
     def predict(self, record: dict[str, Any]) -> Any:
         """The answer for a record."""
-        return requests.post(self.url(3, "/predict"), json=record, timeout=10).json()
+        return requests.post(self.url(3, "/predict"), json=record, timeout=PATIENCE_S).json()
 
     def run(self, block: Block) -> str:
         """What a block prints."""
         text = re.sub(r"(localhost|127\.0\.0\.1):800([0-4])", lambda m: f"{m[1]}:{self.base + int(m[2])}", block.text)
         command = ["sh", "-ec", text] if block.language == "sh" else [sys.executable, "-c", text]
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
         assert done.returncode == 0, f"{block.where} ended with {done.returncode}: {done.stderr}{done.stdout}"
         return done.stdout
 
     def wait(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until a condition holds."""
-        end = time.monotonic() + START_S
+        end = time.monotonic() + PATIENCE_S
         while not holds():
             log = (self.folder / "run.log").read_text(errors="replace")[-3000:]
             assert self.process.poll() is None, f"it ended early:\n{log}"
-            assert time.monotonic() < end, f"waited {START_S:g} s for {what}:\n{log}"
+            assert time.monotonic() < end, f"waited {PATIENCE_S:g} s for {what}:\n{log}"
             self._pause.wait(0.1)
 
     def stop(self) -> int:
         """Ctrl-C; its exit code."""
         self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(20)
+            return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -171,20 +172,6 @@ def lay_out(folder: Path) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "data").mkdir(exist_ok=True)
     (folder / "data" / "drift").symlink_to("people")
-
-
-def free_ports() -> int:
-    """A port base with five free ports behind it."""
-    for base in range(12_000 + (os.getpid() * 7) % 7_000, 20_000, 7):
-        try:
-            for port in range(base, base + 5):
-                with socket.socket() as one:
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    one.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return base
-    raise OSError("no five free ports in a row")
 
 
 def demo_is_ready(system: System) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tools import PATIENCE_S
 
 from correnteza.alerts import signing
 from correnteza.alerts.delivery import KEPT, Message, Outbox, Undelivered, message, to_command, to_webhook
@@ -28,8 +28,9 @@ from correnteza.alerts.watcher import Watcher, watcher
 from correnteza.config import Condition, Settings
 from correnteza.errors import ConfigError
 
+from .ports import free_ports
+
 KEY = b"a secret of both"
-WAIT_S = 20.0
 LAG = Condition(name="lag", metric="correnteza_stage_lag_rows", comparison=">", threshold=100, meaning="it is slow")
 ALERT = Alert(("lag", "trainer", (("stage", "learner"),)), LAG, 250.0, 60.0)
 
@@ -49,7 +50,7 @@ class Events:
     def wait(self, kind: str) -> dict[str, Any]:
         """The first event of a kind."""
         with self._news:
-            assert self._news.wait_for(lambda: any(kind == one for one, _ in self.told), WAIT_S), (kind, self.told)
+            assert self._news.wait_for(lambda: any(kind == one for one, _ in self.told), PATIENCE_S), (kind, self.told)
             return next(detail for one, detail in self.told if one == kind)
 
 
@@ -71,7 +72,7 @@ class Receiver:
     def wait(self, requests: int) -> None:
         """Until there are so many requests."""
         with self._news:
-            assert self._news.wait_for(lambda: len(self.requests) >= requests, WAIT_S), self.requests
+            assert self._news.wait_for(lambda: len(self.requests) >= requests, PATIENCE_S), self.requests
 
 
 @contextmanager
@@ -161,12 +162,12 @@ def test_more_messages_than_are_kept_push_out_the_oldest_and_that_is_told() -> N
 
     def deliver(one: Message) -> None:
         entered.set()
-        assert go_on.wait(WAIT_S)
+        assert go_on.wait(PATIENCE_S)
         taken.append(one.key)
 
     with delivering(deliver) as (outbox, told):
         outbox.put(a_message("held"))
-        assert entered.wait(WAIT_S)
+        assert entered.wait(PATIENCE_S)
         for number in range(KEPT + 2):
             outbox.put(a_message(str(number)))
         assert [detail["key"] for _, detail in told.told] == ["0", "1"]
@@ -184,7 +185,7 @@ def test_a_fault_of_our_own_does_not_end_the_delivery() -> None:
     with delivering(deliver) as (outbox, told):
         outbox.put(a_message("bad"))
         outbox.put(a_message("good"))
-        assert taken.wait(WAIT_S)
+        assert taken.wait(PATIENCE_S)
     assert told.wait("alert_not_delivered")["reason"] == "webhook: ZeroDivisionError: oh"
 
 
@@ -307,7 +308,7 @@ def test_the_command_alone_watches_until_it_is_interrupted_though_run_should_not
 data_dir = "{tmp_path}"
 
 [services]
-port_base = {free_port()}
+port_base = {free_ports()}
 log_format = "json"
 
 [alerts]
@@ -329,13 +330,6 @@ labels = {{ service = "trainer" }}
         assert process.stdout is not None
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(WAIT_S) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert [line["event"] for line in lines] == ["watching", "alert_firing"]
     assert [a["service"] for a in json.loads((tmp_path / "told").read_text())["firing"]] == ["trainer"]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return min(port, 60_000)

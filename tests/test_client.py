@@ -18,6 +18,7 @@ import requests
 import uvicorn
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from tests.tools import PATIENCE_S
 
 from correnteza import events
 from correnteza.client import PAGE_ROWS, Client, encode
@@ -78,7 +79,7 @@ def served() -> Iterator[World]:
     world.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     yield world
     server.should_exit = True
-    thread.join(10.0)
+    thread.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_waiting_records_come_when_they_are_written(world: World, client: Client
     reader.start()
     first = world.log.append(rows(1)).first
     world.log.append(rows(1))
-    reader.join(20.0)
+    reader.join(PATIENCE_S)
     assert found == [first, first + 1]
 
 
@@ -265,7 +266,7 @@ def test_a_broken_off_answer_is_worth_a_retry() -> None:
         thread.start()
         with Client({"trainer": f"http://127.0.0.1:{server.getsockname()[1]}"}) as client, pytest.raises(LogUnavailableError):
             client.predict({})
-        thread.join(10.0)
+        thread.join(PATIENCE_S)
 
 
 def test_each_thread_has_a_session_of_its_own(world: World) -> None:

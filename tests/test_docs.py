@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
 from correnteza.config import Settings, load
 from correnteza.generator.replay import ReplaySource
@@ -103,10 +104,10 @@ def test_a_version_put_back_into_service_gives_the_same_number(world: World) -> 
     """A promise of the README."""
     system, answers = world.of("demo"), []
     for version in (1, 2, 1):
-        requests.post(system.url(3, f"/models/{version}/promote"), timeout=10).raise_for_status()
+        requests.post(system.url(3, f"/models/{version}/promote"), timeout=PATIENCE_S).raise_for_status()
         system.wait(lambda: system.predict({"age": 37})["model_version"] == version, f"version {version}")  # noqa: B023 - at once
         answers.append(system.predict({"age": 37, "job": "Enfermeiro"})["prediction"])
-    requests.post(system.url(3, "/models/unpin"), timeout=10).raise_for_status()
+    requests.post(system.url(3, "/models/unpin"), timeout=PATIENCE_S).raise_for_status()
     assert answers[0] == answers[2] != answers[1]
 
 
@@ -114,7 +115,7 @@ def test_every_shared_metric_is_in_the_reference(world: World) -> None:
     system = world.of("demo")
     families: list[set[str]] = []
     for place in range(1, 5):
-        text = requests.get(system.url(place, "/metrics"), timeout=10).text
+        text = requests.get(system.url(place, "/metrics"), timeout=PATIENCE_S).text
         families.append(set(re.findall(r"# TYPE (\S+)", text)))
     page = REFERENCE.read_text(encoding="utf-8")
     assert [name for name in sorted(set.intersection(*families)) if f"`{name}`" not in page] == []

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.tools import PATIENCE_S
 
 from correnteza.testing import wait_for
+
+from .ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 FAKES = Path(__file__).parent / "fakes"
@@ -80,7 +83,7 @@ class Checkout:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
 
@@ -93,7 +96,7 @@ class Checkout:
         """Put a supervisor of fake services where `make run` expects the command."""
         (self.folder / ".venv" / "bin").mkdir(parents=True)
         command = self.folder / ".venv" / "bin" / "correnteza"
-        arguments = f'"{self.data}" "{self.folder / "journal"}" \'{MODES}\''
+        arguments = f'{free_ports()} "{self.data}" "{self.folder / "journal"}" \'{MODES}\''
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKES / "run_supervisor.py"}" {arguments}\n')
         command.chmod(0o755)
         (self.folder / ".venv" / "installed").touch()
@@ -175,7 +178,7 @@ def test_an_interrupt_of_the_whole_group_leaves_nothing_running(checkout: Checko
     )
     wait_for(lambda: len(checkout.pids()) == SERVICES)
     os.killpg(make.pid, signal.SIGINT)
-    assert make.wait(10) in (0, 2, 130, -signal.SIGINT)
+    assert make.wait(PATIENCE_S) in (0, 2, 130, -signal.SIGINT)
     assert not [pid for pid in psutil.pids() if _session(pid) == make.pid]
 
 
@@ -214,7 +217,7 @@ def test_on_a_terminal_an_interrupt_ends_make_with_code_zero_and_gives_the_termi
     assert b"code 0" in seen
     wait_for(lambda: shows(b"terminal is back"))
     os.close(ours)
-    assert shell.wait(10) == 0
+    assert shell.wait(PATIENCE_S) == 0
 
 
 def _session(pid: int) -> int:

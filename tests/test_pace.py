@@ -8,6 +8,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tools import PATIENCE_S
 
 from correnteza.errors import InputError
 from correnteza.pace import BURST_S, Pace
@@ -94,7 +95,7 @@ def test_a_changed_rate_wakes_who_waits() -> None:
     taker = threading.Thread(target=lambda: taken.append(pace.take(5, stop_after_s=3600.0)))
     taker.start()
     pace.rate = math.inf
-    taker.join(10.0)
+    taker.join(PATIENCE_S)
     assert taken == [5]
 
 

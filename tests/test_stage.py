@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import pytest
+from tests.tools import PATIENCE_S
 
 from correnteza import events
 from correnteza.errors import DamagedLogError, FencedError, LogUnavailableError
@@ -199,7 +200,7 @@ def test_a_second_process_fences_the_first_off() -> None:
     wait_for(lambda: world.out.bounds().rows == 7)
     world.store.claim("counting")
     world.upstream.append(rows(5, 7))
-    assert over.wait(20)
+    assert over.wait(PATIENCE_S)
     assert isinstance(ended[0], FencedError)
     assert world.out.bounds().rows == 7
     assert runner.figures.state == "failed"

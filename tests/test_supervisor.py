@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.tools import PATIENCE_S
 
 from correnteza import report, supervisor
 from correnteza.children import Backoff, Child, Death
@@ -23,6 +24,8 @@ from correnteza.errors import ServiceError
 from correnteza.guards import only_one
 from correnteza.supervisor import SERVICES
 from correnteza.testing import wait_for
+
+from .ports import free_ports
 
 DRIVER = Path(__file__).parent / "fakes" / "run_supervisor.py"
 
@@ -51,7 +54,7 @@ class Run:
         self.output = folder / "output"
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
-                [sys.executable, DRIVER, str(folder / "data"), str(self.journal), json.dumps(modes)],
+                [sys.executable, DRIVER, str(free_ports()), str(folder / "data"), str(self.journal), json.dumps(modes)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -80,7 +83,7 @@ class Run:
     def stop(self) -> int:
         """Ctrl-C; the exit code."""
         self.interrupt()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -163,7 +166,7 @@ def test_a_second_interrupt_kills_at_once(start: Callable[..., Run]) -> None:
     wait_for(lambda: run.events("stopping"))
     began = time.monotonic()
     run.interrupt()
-    assert run.process.wait(20) == supervisor.INTERRUPTED
+    assert run.process.wait(PATIENCE_S) == supervisor.INTERRUPTED
     assert time.monotonic() - began < supervisor.PATIENCE_EACH_S
     assert all(gone(pid) for pid in pids)
 
@@ -185,7 +188,7 @@ def test_only_one_supervisor_runs_on_a_data_folder(start: Callable[..., Run]) ->
     first = start()
     first.started()
     second = start()
-    assert second.process.wait(20) == 1
+    assert second.process.wait(PATIENCE_S) == 1
     assert f"with pid {first.process.pid};" in second.output.read_text()
     assert len(first.entries("start")) == len(SERVICES)
     assert first.stop() == 0
@@ -277,7 +280,12 @@ def test_wrong_settings_end_everything_instead_of_restarting_for_ever(tmp_path: 
         "[services]\nport_base = 31400\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-m", "correnteza", "run"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "correnteza", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert ended.returncode == 1, ended.stdout
     assert ended.stdout.count("error: ") == 1, ended.stdout

@@ -7,6 +7,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tools import PATIENCE_S
 
 from correnteza.testing import wait_for
 from correnteza.tracing import NONE, Traces, incoming
@@ -100,9 +101,9 @@ def test_a_reader_who_is_faster_than_the_note_waits_for_it() -> None:
     with ranges.writing():
         reader = threading.Thread(target=read)
         reader.start()
-        reading.wait(10)
+        reading.wait(PATIENCE_S)
         ranges.note(3, 3, context_of(2))
-    reader.join(10)
+    reader.join(PATIENCE_S)
     wait_for(lambda: bool(found), "the reader")
     assert found[0].contexts == (context_of(1), context_of(2))
 

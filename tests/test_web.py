@@ -18,6 +18,7 @@ from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+from tests.tools import PATIENCE_S
 
 from correnteza import errors, events
 from correnteza.codec import JSON, MAX_PROBLEMS
@@ -31,7 +32,6 @@ from correnteza.web import Service, create_app, problem
 from correnteza.web.limits import Limits
 from correnteza.web.problems import MEDIA_TYPE
 
-ANSWER_S = 20.0
 MOST = 4096
 """Largest body, in bytes."""
 COLUMNS = pa.schema([pa.field("x", pa.float64()), pa.field("name", pa.string()), pa.field("at", TIMESTAMP)])
@@ -106,7 +106,7 @@ def served(world: World) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         world.service.stopping = server.should_exit = True
-        thread.join(ANSWER_S)
+        thread.join(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +137,11 @@ def answered(service: Service, route: str, status: int) -> int:
 def eventually(holds: Callable[[], Any]) -> Any:
     """Wait until something holds; fails when it never does."""
     pause = threading.Event()
-    for _ in range(int(ANSWER_S / 0.02)):
+    for _ in range(int(PATIENCE_S / 0.02)):
         if found := holds():
             return found
         pause.wait(0.02)
-    raise AssertionError(f"not within {ANSWER_S} s")
+    raise AssertionError(f"not within {PATIENCE_S} s")
 
 
 # ---------------------------------------------------------------------------------------------------- limits
@@ -156,15 +156,15 @@ def parts(size: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("as_body", [lambda size: b" " * size, parts], ids=["declared", "undeclared"])
 def test_a_body_may_have_the_limit_and_not_a_byte_more(shared: tuple[World, str], as_body: Callable[[int], Any]) -> None:
     _, url = shared
-    assert requests.post(f"{url}/echo", data=as_body(MOST), timeout=ANSWER_S).text == str(MOST)
-    body = refused(requests.post(f"{url}/echo", data=as_body(MOST + 1), timeout=ANSWER_S), 413)
+    assert requests.post(f"{url}/echo", data=as_body(MOST), timeout=PATIENCE_S).text == str(MOST)
+    body = refused(requests.post(f"{url}/echo", data=as_body(MOST + 1), timeout=PATIENCE_S), 413)
     assert f"max_body_bytes = {MOST}" in body["detail"]
 
 
 @pytest.mark.parametrize("as_body", [lambda size: b" " * size, parts], ids=["declared", "undeclared"])
 def test_the_limit_holds_where_the_framework_reads_the_body(shared: tuple[World, str], as_body: Callable[[int], Any]) -> None:
     _, url = shared
-    answer = requests.put(f"{url}/body", data=as_body(MOST + 1), headers={"Content-Type": JSON}, timeout=ANSWER_S)
+    answer = requests.put(f"{url}/body", data=as_body(MOST + 1), headers={"Content-Type": JSON}, timeout=PATIENCE_S)
     assert "max_body_bytes" in refused(answer, 413)["detail"]
 
 
@@ -214,7 +214,7 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_failure_of_ours
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as leaving:
         leaving.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
     eventually(lambda: answered(world.service, "/echo", 400))
-    assert requests.post(f"{url}/echo", data=b"whole", timeout=ANSWER_S).text == "5"
+    assert requests.post(f"{url}/echo", data=b"whole", timeout=PATIENCE_S).text == "5"
 
 
 # ---------------------------------------------------------------------------------------------------- problems
@@ -231,7 +231,7 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_failure_of_ours
     ],
 )
 def test_what_is_not_there_is_a_problem_too(shared: tuple[World, str], method: str, path: str, status: int) -> None:
-    answer = requests.request(method, f"{shared[1]}{path}", timeout=ANSWER_S)
+    answer = requests.request(method, f"{shared[1]}{path}", timeout=PATIENCE_S)
     refused(answer, status)
     assert ("allow" in answer.headers) == (status == 405)
 
@@ -255,7 +255,7 @@ def test_each_error_of_ours_has_its_status_and_says_why(
 ) -> None:
     world, url = shared
     world.raised.append(error)
-    answer = requests.get(f"{url}/ours", timeout=ANSWER_S)
+    answer = requests.get(f"{url}/ours", timeout=PATIENCE_S)
     body = refused(answer, status)
     assert body["detail"] == str(error)
     assert more.items() <= body.items()
@@ -270,7 +270,7 @@ def test_an_answer_lists_a_hundred_faults_and_says_how_many_there_are() -> None:
 
 def test_an_unexpected_error_is_counted_and_keeps_its_details_to_itself(shared: tuple[World, str]) -> None:
     world, url = shared
-    body = refused(requests.get(f"{url}/boom", timeout=ANSWER_S), 500)
+    body = refused(requests.get(f"{url}/boom", timeout=PATIENCE_S), 500)
     assert "RuntimeError" in body["detail"]
     assert "secret" not in json.dumps(body)
     assert answered(world.service, "/boom", 500) == 1
@@ -293,5 +293,5 @@ def test_an_unexpected_error_is_counted_and_keeps_its_details_to_itself(shared: 
 def test_a_body_that_the_framework_refuses_is_told_what_is_wrong(
     shared: tuple[World, str], body: bytes, media: str, status: int, reason: str
 ) -> None:
-    answer = requests.put(f"{shared[1]}/body", data=body, headers={"Content-Type": media} if media else {}, timeout=ANSWER_S)
+    answer = requests.put(f"{shared[1]}/body", data=body, headers={"Content-Type": media} if media else {}, timeout=PATIENCE_S)
     assert reason in refused(answer, status)["detail"]

@@ -11,13 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
 from correnteza.codec import ARROW, JSON, NDJSON
 from correnteza.log.base import Policy, Slice
 from correnteza.records import empty, with_offsets
 from correnteza.web import logs as web_logs
+from correnteza.web.logs import MAX_WAIT_S
 
-from .test_web import ANSWER_S, COLUMNS, World, refused, rows, served
+from .test_web import COLUMNS, World, refused, rows, served
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def shared() -> Iterator[tuple[World, str]]:
 
 def read(url: str, accept: str = JSON, path: str = "/records", **query: Any) -> requests.Response:
     """One read of a log."""
-    return requests.get(f"{url}{path}", query, headers={"Accept": accept}, timeout=ANSWER_S + 30)
+    return requests.get(f"{url}{path}", query, headers={"Accept": accept}, timeout=PATIENCE_S)
 
 
 def test_ndjson_and_arrow_answers_equal_the_json_ones(shared: tuple[World, str]) -> None:
@@ -137,10 +139,10 @@ def test_a_waiting_read_is_woken_by_the_append(waiting: tuple[World, threading.E
     """At once: nothing looks at the log before the wait is over."""
     world, waits = waiting
     with served(world) as url, ThreadPoolExecutor() as pool:
-        answer = pool.submit(read, url, after="latest", wait_s=30)
-        assert waits.wait(ANSWER_S)
+        answer = pool.submit(read, url, after="latest", wait_s=MAX_WAIT_S)
+        assert waits.wait(PATIENCE_S)
         world.log.append(rows(2))
-        assert [row["offset"] for row in answer.result(ANSWER_S / 2).json()["records"]] == [1, 2]
+        assert [row["offset"] for row in answer.result(0.9 * MAX_WAIT_S).json()["records"]] == [1, 2]
 
 
 def test_a_waiting_read_without_rows_answers_with_its_cursor(shared: tuple[World, str]) -> None:
@@ -168,13 +170,13 @@ def test_server_sent_events_go_on_behind_the_last_event_id(waiting: tuple[World,
     world.log.append(rows(5))
     with served(world) as url:
         address = f"{url}/records/stream"
-        with requests.get(address, stream=True, timeout=ANSWER_S) as first:
+        with requests.get(address, stream=True, timeout=PATIENCE_S) as first:
             assert first.headers["content-type"].startswith("text/event-stream")
             before = messages(first, 3)
         again = {"Last-Event-ID": before[-1][0]}
-        with requests.get(address, {"after": "latest"}, headers=again, stream=True, timeout=ANSWER_S) as second:
+        with requests.get(address, {"after": "latest"}, headers=again, stream=True, timeout=PATIENCE_S) as second:
             world.log.append(rows(1))
             after = messages(second, 3)
         assert [row["offset"] for _, row in before + after] == [1, 2, 3, 4, 5, 6]
         assert [row for _, row in before + after] == read(url).json()["records"]
-        refused(requests.get(address, headers={"Last-Event-ID": "x"}, timeout=ANSWER_S), 400)
+        refused(requests.get(address, headers={"Last-Event-ID": "x"}, timeout=PATIENCE_S), 400)

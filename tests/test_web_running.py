@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+from tests.tools import PATIENCE_S
 
 from correnteza.errors import LogUnavailableError
 from correnteza.listening import bind
@@ -24,10 +25,12 @@ from correnteza.metrics import FAMILIES, sample
 from correnteza.records import with_offsets
 from correnteza.stage import Runner, Step
 from correnteza.web import serve
+from correnteza.web.logs import MAX_WAIT_S
 from correnteza.web.metrics import render
 from correnteza.web.server import FAILED
 
-from .test_web import ANSWER_S, COLUMNS, World, eventually, refused, rows, served
+from .ports import free_ports
+from .test_web import COLUMNS, World, eventually, refused, rows, served
 from .test_web_logs import read
 
 
@@ -65,16 +68,16 @@ def test_a_stage_that_failed_makes_the_service_not_ready_and_says_why() -> None:
     world = World()
     failing(world)
     with served(world) as url:
-        assert requests.get(f"{url}/health/ready", timeout=ANSWER_S).json() == {"status": "ready"}
+        assert requests.get(f"{url}/health/ready", timeout=PATIENCE_S).json() == {"status": "ready"}
         ended = threading.Event()
         world.service.runners[0].start(lambda _: ended.set())
-        assert ended.wait(ANSWER_S)
-        answer = requests.get(f"{url}/health/ready", timeout=ANSWER_S)
+        assert ended.wait(PATIENCE_S)
+        answer = requests.get(f"{url}/health/ready", timeout=PATIENCE_S)
         assert refused(answer, 503)["detail"] == "stage failing failed: the disk is made of cheese"
         assert answer.headers["retry-after"]
-        status = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+        status = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
         assert (status["ready"], status["state"], status["reason"]) == (False, "failed", refused(answer, 503)["detail"])
-        assert requests.get(f"{url}/health/live", timeout=ANSWER_S).json() == {"status": "live"}
+        assert requests.get(f"{url}/health/live", timeout=PATIENCE_S).json() == {"status": "live"}
     assert [row["kind"] for row in world.event_log.read(None, 10).batch.to_pylist()] == ["stage_failed"]
 
 
@@ -84,7 +87,7 @@ def test_the_status_has_what_every_service_has_and_what_is_particular() -> None:
     world.log.append(rows(4))
     world.told.emit("strange", "because")
     with served(world) as url:
-        status = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+        status = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
     shared_keys = {"service", "version", "uptime_s", "ready", "state", "reason", "logs", "lag_rows", "lag_s", "rows_per_s"}
     assert set(status) == shared_keys | {"stages", "events", "answers"}
     assert status["logs"]["records"] == {"log": "raw", "first_offset": 1, "next_offset": 5, "rows": 4}
@@ -102,8 +105,8 @@ def test_metrics_are_prometheus_text_and_say_what_the_status_says() -> None:
     world.log.append(rows(4))
     world.told.emit("strange", 'a "quoted"\nreason')
     with served(world) as url:
-        requests.get(f"{url}/nowhere", timeout=ANSWER_S)
-        answer = requests.get(f"{url}/metrics", timeout=ANSWER_S)
+        requests.get(f"{url}/nowhere", timeout=PATIENCE_S)
+        answer = requests.get(f"{url}/metrics", timeout=PATIENCE_S)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     values = values_of(answer.text)
     assert values["correnteza_log_rows", "raw"] == 4
@@ -140,8 +143,8 @@ def test_what_goes_through_a_stage_is_counted() -> None:
     world.service.runners = (runner,)
     with served(world) as url:
         runner.start(lambda _: None)
-        assert ended.wait(ANSWER_S)
-        values = values_of(requests.get(f"{url}/metrics", timeout=ANSWER_S).text)
+        assert ended.wait(PATIENCE_S)
+        values = values_of(requests.get(f"{url}/metrics", timeout=PATIENCE_S).text)
         runner.stop()
     came, went = sum(with_offsets(rows(n), 1).nbytes for n in (3, 5)), sum(rows(n).nbytes for n in (3, 5))
     assert values["correnteza_stage_input_rows_total", "parting"] == 8
@@ -251,12 +254,6 @@ def test_the_janitor_goes_its_rounds_until_it_is_stopped() -> None:
     assert world.log.bounds().rows == 28
 
 
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
 def listening(world: World) -> socket.socket:
     """The service's port, taken."""
     return bind("127.0.0.1", world.settings.services.port("generator"))
@@ -264,7 +261,7 @@ def listening(world: World) -> socket.socket:
 
 def test_a_service_whose_stage_fails_for_good_ends_with_code_3() -> None:
     """So that whoever started it knows that it did not stop because it was told to."""
-    world = World(free_port() - 1)
+    world = World(free_ports())
     failing(world)
     stopped: list[str] = []
     world.service.stop = lambda: stopped.append("service")
@@ -274,7 +271,7 @@ def test_a_service_whose_stage_fails_for_good_ends_with_code_3() -> None:
 
 def test_a_service_that_is_told_to_stop_ends_its_waiting_reads_and_streams_at_once_with_code_0() -> None:
     """Reads that would have waited for half a minute are answered with no rows."""
-    world = World(free_port() - 1)
+    world = World(free_ports())
     url = world.settings.services.url("generator")
     waits, subscribe = threading.Semaphore(0), world.log.subscribe
     reads: list[Future[requests.Response]] = []
@@ -284,8 +281,8 @@ def test_a_service_that_is_told_to_stop_ends_its_waiting_reads_and_streams_at_on
         return subscribe(notify)
 
     def stop_when_both_wait() -> None:
-        assert waits.acquire(timeout=ANSWER_S)
-        assert waits.acquire(timeout=ANSWER_S)
+        assert waits.acquire(timeout=PATIENCE_S)
+        assert waits.acquire(timeout=PATIENCE_S)
         os.kill(os.getpid(), signal.SIGTERM)
 
     world.log.subscribe = noted
@@ -293,13 +290,13 @@ def test_a_service_that_is_told_to_stop_ends_its_waiting_reads_and_streams_at_on
 
         def start() -> None:
             """Called once the port is there."""
-            reads.append(pool.submit(read, url, wait_s=30))
-            reads.append(pool.submit(requests.get, f"{url}/records/stream", timeout=ANSWER_S + 30))
+            reads.append(pool.submit(read, url, wait_s=MAX_WAIT_S))
+            reads.append(pool.submit(requests.get, f"{url}/records/stream", timeout=PATIENCE_S))
             pool.submit(stop_when_both_wait)
 
         world.service.start = start
         began = time.monotonic()
         assert serve(world.app, world.service, listening(world)) == 0
-        assert time.monotonic() - began < ANSWER_S
-        poll, stream = (answer.result(ANSWER_S) for answer in reads)
+        assert time.monotonic() - began < 0.9 * MAX_WAIT_S
+        poll, stream = (answer.result(PATIENCE_S) for answer in reads)
         assert (poll.json()["records"], stream.status_code) == ([], 200)

@@ -1,4 +1,4 @@
-"""Programs that some tests need and a machine may lack."""
+"""What tests share: their patience, and the programs that some of them need and a machine may lack."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import NoReturn
 
 import pytest
 
+PATIENCE_S = 300.0
+"""How long a test waits for what must come. A slow machine may need long, and a failure that comes late costs nothing."""
 MISSING = Path(__file__).parents[1] / "build" / "missing"
-"""What `make test` tried to install, in vain."""
+"""What `make test` tried to get, in vain, by name."""
 
 
-def absent(program: str, fix: str) -> NoReturn:
-    """Skip a test that needs a program; in CI fail, unless `make test` tried to install it and could not.
+def absent(name: str, fix: str) -> NoReturn:
+    """Skip a test that needs something; in CI fail, unless `make test` tried to get it and could not.
 
     Args:
-        program: as its package is called.
+        name: as `make test` writes it down.
         fix: how to get it.
     """
-    tried = program in (MISSING.read_text(encoding="utf-8").split() if MISSING.exists() else ())
+    tried = name in (MISSING.read_text(encoding="utf-8").split() if MISSING.exists() else ())
     if os.environ.get("CI") == "true" and not tried:
-        pytest.fail(f"{program} is not there; {fix}; CI tests with it")
-    pytest.skip(f"{program} is not there{', and could not be installed' if tried else ''}; {fix}")
+        pytest.fail(f"{name} is not there; {fix}; CI tests with it")
+    pytest.skip(f"{name} is not there{', and could not be had' if tried else ''}; {fix}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.end_to_end.conftest import SERVICES, Pipeline
-from tests.tools import absent
+from tests.tools import PATIENCE_S, absent
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
@@ -24,7 +24,6 @@ records_per_second = 200
 params = { n_estimators = 10, min_samples_leaf = 5 }
 """
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-PATIENCE_MS = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def axe() -> str:
             pytest.skip("npm is not installed, which fetches axe-core")
         script.parent.parent.mkdir(parents=True, exist_ok=True)
         command = ["npm", "pack", AXE, "--silent", "--pack-destination", str(script.parent.parent)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         if done.returncode != 0:
             pytest.skip(f"npm cannot fetch {AXE}: {done.stderr.strip()[-200:]}")
         with tarfile.open(script.parent.parent / done.stdout.split()[-1]) as archive:
@@ -94,7 +93,7 @@ class Visit:
             color_scheme="dark" if narrow else "light",
             locale="pt-BR" if narrow else "en-US",
         )
-        self.context.set_default_timeout(PATIENCE_MS)
+        self.context.set_default_timeout(1000 * PATIENCE_S)
         self.page = self.context.new_page()
         self.page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self._note(True, f"error: {error}"))

@@ -14,6 +14,7 @@ import pytest
 import requests
 from pyarrow import csv, parquet
 from tests.end_to_end.conftest import SERVICES, Pipeline
+from tests.tools import PATIENCE_S
 
 from correnteza.dashboard.words import Words
 
@@ -39,7 +40,7 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 def put_rate(pipeline: Pipeline, rate: float) -> None:
     for service, unit in (("generator", "records_per_second"), ("consumer", "requests_per_second")):
         wanted = rate if service == "generator" else min(rate, 5)
-        requests.put(pipeline.url(service, "/rate"), json={unit: wanted}, timeout=10).raise_for_status()
+        requests.put(pipeline.url(service, "/rate"), json={unit: wanted}, timeout=PATIENCE_S).raise_for_status()
 
 
 @contextmanager
@@ -152,7 +153,7 @@ def test_an_answer_is_that_of_the_api_and_says_what_moved_it(visit: Visit, pipel
         shown = float(page.locator("[data-prediction]").get_attribute("data-prediction"))
         version = pipeline.get("trainer", "/status")["model_version"]
         record = {"age": 37, "education_years": 16}
-        asked = requests.post(pipeline.url("trainer", f"/models/{version}/predict"), json=record, timeout=10).json()
+        asked = requests.post(pipeline.url("trainer", f"/models/{version}/predict"), json=record, timeout=PATIENCE_S).json()
         assert shown == pytest.approx(asked["prediction"])
         assert sorted(text.split(" = ")[0] for text in page.locator(".strips dt").all_inner_texts()) == [
             "age",
@@ -165,7 +166,7 @@ def test_an_answer_is_that_of_the_api_and_says_what_moved_it(visit: Visit, pipel
 def test_rows_are_shown_as_text_filtered_and_downloaded(visit: Visit, pipeline: Pipeline) -> None:
     record = dict.fromkeys(("event_time", "city", "job", "education_years", "experience_years", "weekly_hours"))
     hostile = {**record, "id": "hostile-1", "name": HOSTILE, "age": 40, "income": 3000}
-    requests.post(pipeline.url("generator", "/records"), json=hostile, timeout=10).raise_for_status()
+    requests.post(pipeline.url("generator", "/records"), json=hostile, timeout=PATIENCE_S).raise_for_status()
     page = visit.open("/data")
     page.get_by_label("Id contains").fill("hostile")
     visit.shows(".rows tbody tr", HOSTILE)

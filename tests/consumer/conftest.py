@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from tests.tools import PATIENCE_S
 
 from correnteza.errors import InputError, LogUnavailableError, Problem
 from correnteza.web import problems
@@ -90,7 +91,7 @@ def serving() -> Iterator[Callable[[FastAPI], str]]:
     yield serve
     for server, thread in running:
         server.should_exit = True
-        thread.join(10.0)
+        thread.join(PATIENCE_S)
 
 
 @pytest.fixture

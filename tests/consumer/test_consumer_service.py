@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import requests
 from fastapi import FastAPI
+from tests.tools import PATIENCE_S
 
 from correnteza.client import Client
 from correnteza.config import Consumer, Settings
@@ -263,12 +264,14 @@ def test_the_rate_is_read_and_changed_over_http(trainer: Trainer, serving: Calla
     settings = settings_of(modes=("random", "records"), requests_per_second=0)
     with running(MemoryStore(), trainer.ask, raw_log(), settings) as (service, app):
         url = f"{serving(app)}/rate"
-        assert requests.get(url, timeout=10).json() == {"requests_per_second": 0}
+        assert requests.get(url, timeout=PATIENCE_S).json() == {"requests_per_second": 0}
         assert trainer.requests == []
-        answer = requests.put(url, json={"requests_per_second": 500}, timeout=10)
+        answer = requests.put(url, json={"requests_per_second": 500}, timeout=PATIENCE_S)
         assert (answer.status_code, answer.json()) == (200, {"requests_per_second": 500})
         rows_when(service, ROWS)
-        assert requests.put(url, json={"requests_per_second": "inf"}, timeout=10).json() == {"requests_per_second": "inf"}
+        assert requests.put(url, json={"requests_per_second": "inf"}, timeout=PATIENCE_S).json() == {
+            "requests_per_second": "inf"
+        }
         modes = service.describe()["modes"]
         assert [figures["requests_per_second"] for figures in modes.values()] == ["inf", "inf"]
         assert service.events.counts["rate_changed"] == 4
@@ -299,11 +302,11 @@ def test_a_bad_rate_is_refused_with_a_reason(trainer: Trainer, serving: Callable
     _, app = build(settings_of(requests_per_second=3), MemoryStore(), trainer.ask, raw_log())
     url = f"{serving(app)}/rate"
     for body in BAD_RATES:
-        answer = requests.put(url, data=body, headers={"Content-Type": "application/json"}, timeout=10)
+        answer = requests.put(url, data=body, headers={"Content-Type": "application/json"}, timeout=PATIENCE_S)
         assert 400 <= answer.status_code < 500, (body[:60], answer.status_code)
         assert answer.headers["Content-Type"] == "application/problem+json", body[:60]
         assert answer.json()["detail"], body[:60]
-        assert requests.get(url, timeout=10).json() == {"requests_per_second": 3}, body[:60]
+        assert requests.get(url, timeout=PATIENCE_S).json() == {"requests_per_second": 3}, body[:60]
 
 
 def test_results_status_and_figures_are_served(trainer: Trainer, serving: Callable[[FastAPI], str]) -> None:
@@ -313,5 +316,5 @@ def test_results_status_and_figures_are_served(trainer: Trainer, serving: Callab
             assert [row["raw_offset"] for row in client.records("consumer")] == list(range(1, ROWS + 1))
             assert list(client.records("consumer", log="rejected")) == []
             assert client.status("consumer")["modes"]["records"]["answers"] == ROWS
-            metrics = requests.get(f"{client.url('consumer')}/metrics", timeout=10).text
+            metrics = requests.get(f"{client.url('consumer')}/metrics", timeout=PATIENCE_S).text
     assert f'correnteza_answers_total{{mode="records"}} {float(ROWS)}' in metrics

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from tests.tools import PATIENCE_S
 
 from correnteza.config import Settings, load
 from correnteza.errors import CursorError, LogError, LogUnavailableError
@@ -49,7 +50,7 @@ def generator(folder: Path) -> Iterator[Subject]:
     finally:
         service.stopping = True
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_S)
         service.stop()
         store.close()
 

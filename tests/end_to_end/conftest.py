@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from tests.ports import free_ports
+from tests.tools import PATIENCE_S
 
 PORTS = {"dashboard": 0, "generator": 1, "normalizer": 2, "trainer": 3, "consumer": 4}
 SERVICES = tuple(name for name in PORTS if name != "dashboard")
@@ -66,7 +66,7 @@ class Pipeline:
             process = self.processes.pop(name)
             process.send_signal(signal.SIGTERM)
             try:
-                codes[name] = process.wait(20)
+                codes[name] = process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 codes[name] = process.wait()
@@ -79,7 +79,7 @@ class Pipeline:
     def get(self, name: str, path: str) -> Any:
         """JSON of a route, or None when it does not answer 200."""
         try:
-            answer = requests.get(self.url(name, path), timeout=20)
+            answer = requests.get(self.url(name, path), timeout=PATIENCE_S)
         except requests.RequestException:
             return None
         return answer.json() if answer.ok else None
@@ -88,7 +88,7 @@ class Pipeline:
         """Whether a service answers."""
         return self.get(name, "/health/live") is not None
 
-    def wait(self, holds: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+    def wait(self, holds: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
         """Wait until a condition holds, and return what it gave; fails with the services' last words."""
         deadline = time.monotonic() + seconds
         while not (found := holds()):
@@ -109,24 +109,6 @@ class Pipeline:
             return connection.execute(statement).fetchall()
         finally:
             connection.close()
-
-
-def free_ports() -> int:
-    """A port base with five free ports behind it."""
-    for base in range(20_000 + (os.getpid() * 7) % 9_000, 32_000, 7):
-        if all(_free(base + i) for i in range(5)):
-            return base
-    raise OSError("no five free ports in a row")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 @pytest.fixture

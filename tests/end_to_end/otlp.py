@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from tests.tools import PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Receiver:
                 self.refused += 1
             self._came.notify_all()
 
-    def wait(self, holds: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
+    def wait(self, holds: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
         """What a condition gives once it holds."""
         deadline = time.monotonic() + seconds
         with self._came:
@@ -120,7 +121,7 @@ def receiving() -> Iterator[Receiver]:
         yield receiver
     finally:
         receiver.server.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE_S)
         receiver.server.server_close()
 
 

@@ -18,6 +18,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi import checks
+from tests.tools import PATIENCE_S
 
 from correnteza.codec import ARROW, JSON, NDJSON
 
@@ -79,7 +80,7 @@ def send(system: Pipeline, endpoint: Endpoint, body: Any, media: str | None = JS
     """One request."""
     headers = {} if media is None else {"Content-Type": media}
     url = system.url(endpoint.service, endpoint.path)
-    return requests.request(endpoint.method, url, params=query, data=body, headers=headers, timeout=30)
+    return requests.request(endpoint.method, url, params=query, data=body, headers=headers, timeout=PATIENCE_S)
 
 
 def refused(answer: requests.Response, *statuses: int) -> str:
@@ -164,15 +165,15 @@ def test_of_a_doubled_key_the_last_value_is_judged(system: Pipeline) -> None:
 @pytest.mark.parametrize("key", ["", "x" * 256], ids=["empty", "long"])
 @pytest.mark.parametrize("path", ["/records", "/outcomes"])
 def test_an_idempotency_key_has_a_length(system: Pipeline, path: str, key: str) -> None:
-    answer = requests.post(system.url("generator", path), json=RECORD, headers={"Idempotency-Key": key}, timeout=30)
+    answer = requests.post(system.url("generator", path), json=RECORD, headers={"Idempotency-Key": key}, timeout=PATIENCE_S)
     assert "Idempotency-Key" in refused(answer, 422)
 
 
 @pytest.mark.parametrize("path", ["/train", "/models/unpin"])
 def test_routes_without_a_body_read_none(system: Pipeline, path: str) -> None:
     """What is sent along does not matter, and a body above the limit is refused there too."""
-    assert requests.post(system.url("trainer", path), data=b"{" * 1000, timeout=30).status_code in (200, 202)
-    refused(requests.post(system.url("trainer", path), data=b" " * (LIMIT + 1), timeout=30), 413)
+    assert requests.post(system.url("trainer", path), data=b"{" * 1000, timeout=PATIENCE_S).status_code in (200, 202)
+    refused(requests.post(system.url("trainer", path), data=b" " * (LIMIT + 1), timeout=PATIENCE_S), 413)
 
 
 @pytest.mark.parametrize(("made", "reason"), STREAMS.values(), ids=STREAMS)
@@ -204,23 +205,23 @@ def test_a_damaged_arrow_stream_never_breaks_the_service(system: Pipeline, seed:
 @pytest.mark.parametrize(("query", "reason"), QUERIES.values(), ids=QUERIES)
 def test_a_bad_query_is_refused_by_every_log(system: Pipeline, service: str, query: str, reason: str) -> None:
     for log in system.get(service, "/status")["logs"]:
-        said = refused(requests.get(system.url(service, f"/{log}?{query}"), timeout=30), 400, 422)
+        said = refused(requests.get(system.url(service, f"/{log}?{query}"), timeout=PATIENCE_S), 400, 422)
         assert reason in said
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_stream_of_events_is_refused_before_it_begins(system: Pipeline, service: str) -> None:
     url = system.url(service, "/records/stream")
-    assert "is not a cursor" in refused(requests.get(url, {"after": "x"}, timeout=30), 400)
-    assert "is not a cursor" in refused(requests.get(url, headers={"Last-Event-ID": "\xff"}, timeout=30), 400)
+    assert "is not a cursor" in refused(requests.get(url, {"after": "x"}, timeout=PATIENCE_S), 400)
+    assert "is not a cursor" in refused(requests.get(url, headers={"Last-Event-ID": "\xff"}, timeout=PATIENCE_S), 400)
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version[:20])
 def test_a_version_that_is_none_is_refused(system: Pipeline, version: str) -> None:
     answers = [
-        requests.get(system.url("normalizer", f"/scalers/{version}"), timeout=30),
-        requests.get(system.url("trainer", f"/models/{version}"), timeout=30),
-        requests.post(system.url("trainer", f"/models/{version}/promote"), timeout=30),
+        requests.get(system.url("normalizer", f"/scalers/{version}"), timeout=PATIENCE_S),
+        requests.get(system.url("trainer", f"/models/{version}"), timeout=PATIENCE_S),
+        requests.post(system.url("trainer", f"/models/{version}/promote"), timeout=PATIENCE_S),
     ]
     for answer in answers:
         said = refused(answer, 404 if version in UNKNOWN else 422)
@@ -229,10 +230,10 @@ def test_a_version_that_is_none_is_refused(system: Pipeline, version: str) -> No
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_what_is_not_there_and_methods_that_are_not_are_refused(system: Pipeline, service: str) -> None:
-    refused(requests.get(system.url(service, "/" + "x" * 5_000), timeout=30), 404)
-    refused(requests.get(system.url(service, "/records/%2e%2e/%00"), timeout=30), 404)
-    refused(requests.delete(system.url(service, "/records"), timeout=30), 405)
-    refused(requests.post(system.url(service, "/status"), data=b"x", timeout=30), 405)
+    refused(requests.get(system.url(service, "/" + "x" * 5_000), timeout=PATIENCE_S), 404)
+    refused(requests.get(system.url(service, "/records/%2e%2e/%00"), timeout=PATIENCE_S), 404)
+    refused(requests.delete(system.url(service, "/records"), timeout=PATIENCE_S), 405)
+    refused(requests.post(system.url(service, "/status"), data=b"x", timeout=PATIENCE_S), 405)
 
 
 # ---------------------------------------------------------------------------------------------------- afterwards
@@ -334,7 +335,7 @@ def keep_promises(operation: Any, mode: schemathesis.GenerationMode) -> None:
     def call(case: Any) -> None:
         tame(case)
         taken = [checks.positive_data_acceptance] if operation.path in EXACT and operation.body else []
-        case.call_and_validate(checks=PROMISES + taken, timeout=30)
+        case.call_and_validate(checks=PROMISES + taken, timeout=PATIENCE_S)
 
     call()
 
@@ -360,7 +361,7 @@ def is_number(value: object) -> bool:
 
 
 def test_after_all_that_the_stream_still_flows(system: Pipeline) -> None:
-    assert requests.post(system.url("trainer", "/models/unpin"), timeout=30).ok
+    assert requests.post(system.url("trainer", "/models/unpin"), timeout=PATIENCE_S).ok
     for name in ("generator-rate", "consumer-rate"):
         assert send(system, ENDPOINTS[name], json.dumps(ENDPOINTS[name].good)).ok
     flowing(system)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
 from correnteza.client import Client
 from correnteza.errors import LogUnavailableError
@@ -167,7 +168,7 @@ def finish(pipeline: Pipeline) -> None:
 
 def put(url: str, body: dict[str, Any]) -> None:
     """PUT JSON."""
-    requests.put(url, json=body, timeout=10).raise_for_status()
+    requests.put(url, json=body, timeout=PATIENCE_S).raise_for_status()
 
 
 def next_offset(pipeline: Pipeline, name: str) -> int:
@@ -208,7 +209,7 @@ def test_every_post_is_stored_once_when_the_generator_is_killed(pipelines: Calla
         pipeline.kill("generator")
         pipeline.start("generator")
     enough.set()
-    poster.join(60)
+    poster.join(PATIENCE_S)
     assert not poster.is_alive()
     pipeline.stop()
     stored = [row[0] for row in pipeline.query("generator", "select id from raw order by offset")]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import requests
+from tests.tools import PATIENCE_S
 
 from correnteza.client import Client
 
@@ -93,7 +94,7 @@ def effects(pipeline: Pipeline) -> dict[str, int]:
 
 def pause(pipeline: Pipeline) -> None:
     """Let nothing more come, and the trainer read all that is there."""
-    requests.put(pipeline.url("generator", "/rate"), json={"records_per_second": 0}, timeout=10).raise_for_status()
+    requests.put(pipeline.url("generator", "/rate"), json={"records_per_second": 0}, timeout=PATIENCE_S).raise_for_status()
 
     def read() -> bool:
         logs = pipeline.get("generator", "/status")["logs"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from tests.tools import PATIENCE_S
 
 from .conftest import Pipeline
 
@@ -36,7 +37,7 @@ def test_the_old_version_answers_until_the_new_one_is_not_worse(pipelines: Calla
     pipeline.start("generator", "normalizer", "trainer")
     pipeline.wait(lambda: pipeline.get("generator", "/health/ready"), "the generator")
     for start in range(0, ROWS, 100):
-        requests.post(pipeline.url("generator", "/records"), json=walk(start, 100), timeout=30).raise_for_status()
+        requests.post(pipeline.url("generator", "/records"), json=walk(start, 100), timeout=PATIENCE_S).raise_for_status()
     learned(pipeline)
     old = ask(pipeline)["model_version"]
     before = pages(pipeline)
@@ -93,7 +94,7 @@ def status(pipeline: Pipeline, name: str) -> dict[str, Any]:
 
 
 def ask(pipeline: Pipeline) -> dict[str, Any]:
-    answer = requests.post(pipeline.url("trainer", "/predict"), data=json.dumps({"x": 0.5}), timeout=30)
+    answer = requests.post(pipeline.url("trainer", "/predict"), data=json.dumps({"x": 0.5}), timeout=PATIENCE_S)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found

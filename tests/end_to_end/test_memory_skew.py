@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import requests
+from tests.tools import PATIENCE_S
 
 from .conftest import Pipeline
 
@@ -133,7 +134,7 @@ class Stream:
         return name
 
     def post(self, path: str, body: Any, service: str = "generator") -> None:
-        answer = requests.post(self._pipeline.url(service, path), json=body, timeout=30)
+        answer = requests.post(self._pipeline.url(service, path), json=body, timeout=PATIENCE_S)
         assert answer.ok, answer.text
 
     def level(self) -> None:
@@ -156,6 +157,6 @@ def normalized(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 
 
 def pages(pipeline: Pipeline, service: str, path: str) -> Iterator[dict[str, Any]]:
-    answer = requests.get(pipeline.url(service, path), params={"limit": 100_000}, timeout=30)
+    answer = requests.get(pipeline.url(service, path), params={"limit": 100_000}, timeout=PATIENCE_S)
     assert answer.ok, answer.text
     yield from answer.json()["records"]

@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 import pytest
 import requests
-from tests.tools import absent
+from tests.ports import free_ports
+from tests.tools import PATIENCE_S, absent
 
 from correnteza.config import Settings
 from correnteza.metrics import FAMILIES, UP, exposed
@@ -41,7 +41,6 @@ metric_rows = 300
 requests_per_second = 10
 """
 RECORD = dict.fromkeys(["id", *Settings().schema_of_records.raw.names]) | {"age": 30}
-PATIENCE_S = 60.0
 
 
 def program(name: str) -> str:
@@ -54,7 +53,7 @@ def program(name: str) -> str:
 
 def promtool(*arguments: str) -> None:
     done = subprocess.run(
-        [program("promtool"), *arguments], cwd=DEPLOY, capture_output=True, text=True, timeout=60, check=False
+        [program("promtool"), *arguments], cwd=DEPLOY, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -100,7 +99,7 @@ class World:
         self._program = program("prometheus")
         self.pipeline = Pipeline(folder / "pipeline", TOML)
         self._folder = folder
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://127.0.0.1:{free_ports()}"
         self._configure()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -125,7 +124,7 @@ class World:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(PATIENCE_S)
         for process in self.pipeline.processes.values():
             process.send_signal(signal.SIGCONT)
         self.pipeline.stop()
@@ -133,7 +132,7 @@ class World:
     def ask(self, query: str) -> list[dict[str, Any]]:
         """The samples of a query that are numbers."""
         try:
-            answer = requests.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=10).json()
+            answer = requests.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=PATIENCE_S).json()
         except (requests.RequestException, ValueError):
             return []
         assert answer["status"] == "success", (query, answer)
@@ -150,19 +149,12 @@ class World:
         return {tuple(one["metric"].get(name, "") for name in ("alertname", "service", "stage")) for one in found}
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("prometheus"))
     try:
         made.start()
-        made.pipeline.wait(lambda: made.number("sum(up)") == len(SERVICES), "all services scraped", PATIENCE_S)
+        made.pipeline.wait(lambda: made.number("sum(up)") == len(SERVICES), "all services scraped")
         yield made
     finally:
         made.stop()
@@ -183,7 +175,7 @@ def test_every_query_of_the_dashboard_returns_data(world: World) -> None:
         return not missing
 
     try:
-        world.pipeline.wait(all_answered, "data for every query", PATIENCE_S)
+        world.pipeline.wait(all_answered, "data for every query")
     except pytest.fail.Exception:
         pytest.fail(f"no data for {missing}\n{world.pipeline.last_words()}")
 
@@ -193,15 +185,17 @@ def test_prometheus_has_what_the_status_says(world: World) -> None:
     reject = 'correnteza_rejected_rows_total{service="generator", reason="out_of_range"}'
     before = world.number(reject)
     post(world, "/records?on_error=skip", RECORD | {"age": -5})
-    requests.put(world.pipeline.url("generator", "/rate"), json={"records_per_second": 0}, timeout=10).raise_for_status()
-    world.pipeline.wait(lambda: world.number(reject) == (before or 0) + 1, "the reject", PATIENCE_S)
+    requests.put(
+        world.pipeline.url("generator", "/rate"), json={"records_per_second": 0}, timeout=PATIENCE_S
+    ).raise_for_status()
+    world.pipeline.wait(lambda: world.number(reject) == (before or 0) + 1, "the reject")
     out, came = (
         'sum(correnteza_stage_output_rows_total{log="raw"})',
         'sum(correnteza_stage_input_rows_total{stage="normalizer"})',
     )
-    world.pipeline.wait(lambda: world.number(f"{out} == {came}"), "all rows", PATIENCE_S)
+    world.pipeline.wait(lambda: world.number(f"{out} == {came}"), "all rows")
     assert world.number(came) == world.pipeline.get("generator", "/status")["logs"]["records"]["rows"]
-    world.pipeline.wait(lambda: world.number("correnteza_evaluation_mae") == mae(world), "the same error", PATIENCE_S)
+    world.pipeline.wait(lambda: world.number("correnteza_evaluation_mae") == mae(world), "the same error")
 
 
 def mae(world: World) -> float:
@@ -210,14 +204,14 @@ def mae(world: World) -> float:
 
 
 def post(world: World, path: str, one: dict[str, Any]) -> None:
-    requests.post(world.pipeline.url("generator", path), json=[one], timeout=10).raise_for_status()
+    requests.post(world.pipeline.url("generator", path), json=[one], timeout=PATIENCE_S).raise_for_status()
 
 
 def test_a_killed_normalizer_fires_the_alerts_about_it_until_it_is_back(world: World) -> None:
     down, waiting = ("CorrentezaServiceDown", "normalizer", ""), ("CorrentezaStageStopped", "trainer", "learner")
     assert not {down, waiting} & world.firing()
     world.pipeline.kill("normalizer")
-    world.pipeline.wait(lambda: {down, waiting} <= world.firing(), "the alerts", PATIENCE_S)
+    world.pipeline.wait(lambda: {down, waiting} <= world.firing(), "the alerts")
     assert [service for name, service, _ in world.firing() if name == "CorrentezaServiceDown"] == ["normalizer"]
     world.pipeline.start("normalizer")
-    world.pipeline.wait(lambda: not {down, waiting} & world.firing(), "their end", PATIENCE_S)
+    world.pipeline.wait(lambda: not {down, waiting} & world.firing(), "their end")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
 from .conftest import Pipeline
 
@@ -88,7 +89,7 @@ def test_a_real_stream_is_learned(pipelines: Callable[[str, str], Pipeline], nam
     pipeline.wait(lambda: (pipeline.get("trainer", "/status") or {}).get("learned_rows") == rows, "the learner")
     pipeline.wait(lambda: (pipeline.get("consumer", "/status") or {}).get("answers") == rows, "the consumer")
     assert pipeline.get("normalizer", "/status")["rejected_rows"] == 0
-    rolling = requests.get(pipeline.url("trainer", "/evaluation"), timeout=10).json()["rolling"]
+    rolling = requests.get(pipeline.url("trainer", "/evaluation"), timeout=PATIENCE_S).json()["rolling"]
     assert rolling["mae"] < rolling["baseline_mae"]
     assert set(pipeline.stop().values()) == {0}
     model, mean = errors(pipeline, rows)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import requests
+from tests.tools import PATIENCE_S
 
 from correnteza.features import OTHER
 from correnteza.log.sql import SqlStore
@@ -90,7 +91,7 @@ def random_record(chance: random.Random) -> dict[str, Any]:
 
 def ask(pipeline: Pipeline, body: Any) -> Any:
     """The answer of POST /predict."""
-    answer = requests.post(pipeline.url("trainer", "/predict"), json=body, timeout=30)
+    answer = requests.post(pipeline.url("trainer", "/predict"), json=body, timeout=PATIENCE_S)
     assert answer.status_code == 200, answer.text
     return answer.json()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
 from .conftest import Pipeline
 from .otlp import Receiver, context_of, receiving
@@ -38,7 +39,9 @@ def receiver() -> Iterator[Receiver]:
 
 def post(pipeline: Pipeline, rows: int, context: str) -> None:
     records = [{"x": float(i), "y": 2.0 * i} for i in range(rows)]
-    answer = requests.post(pipeline.url("generator", "/records"), json=records, headers={"traceparent": context}, timeout=60)
+    answer = requests.post(
+        pipeline.url("generator", "/records"), json=records, headers={"traceparent": context}, timeout=PATIENCE_S
+    )
     assert answer.status_code == 201, answer.text
 
 
@@ -69,7 +72,9 @@ def test_a_trace_leads_from_the_post_to_the_version_and_from_the_question_to_the
 
     # From the question to the stored answer.
     pipeline.wait(lambda: pipeline.get("trainer", "/health/ready"), "the model")
-    asked = requests.post(pipeline.url("trainer", "/predict"), json=[{"x": 1}] * 3, headers={"traceparent": ASKED}, timeout=60)
+    asked = requests.post(
+        pipeline.url("trainer", "/predict"), json=[{"x": 1}] * 3, headers={"traceparent": ASKED}, timeout=PATIENCE_S
+    )
     assert asked.status_code == 200, asked.text
     question, stored = receiver.the("POST /predict"), receiver.the("store predictions")
     assert (question.trace_id, question.parent_id, question.service) == (ASKED[3:35], ASKED[36:52], "correnteza-trainer")
@@ -77,7 +82,9 @@ def test_a_trace_leads_from_the_post_to_the_version_and_from_the_question_to_the
     assert (stored.trace_id, stored.parent_id) == (question.trace_id, question.span_id)
 
     # A large question is answered in a thread, which is in the same span.
-    many = requests.post(pipeline.url("trainer", "/predict"), json=[{"x": 1}] * 300, headers={"traceparent": LARGE}, timeout=60)
+    many = requests.post(
+        pipeline.url("trainer", "/predict"), json=[{"x": 1}] * 300, headers={"traceparent": LARGE}, timeout=PATIENCE_S
+    )
     assert many.status_code == 200, many.text
     large = receiver.the("POST /predict", **{"correnteza.rows": 300})
     assert receiver.the("store predictions", **{"correnteza.rows": 300}).parent_id == large.span_id

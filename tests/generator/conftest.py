@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import requests
 import uvicorn
+from tests.tools import PATIENCE_S
 
 from correnteza import config
 from correnteza.generator import service as generator
@@ -131,7 +132,6 @@ def drained(source: Source, schema: Schema, limit: int, after: str | None = None
     )
 
 
-ANSWER_S = 20.0
 """Longest that a condition is waited for."""
 SMALL = {
     "target": "y",
@@ -155,21 +155,21 @@ class Running:
 
     def post(self, body: Any, path: str = "/records", media: str = "application/json", **headers: str) -> requests.Response:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return requests.post(self.url + path, data, headers={"Content-Type": media, **headers}, timeout=ANSWER_S)
+        return requests.post(self.url + path, data, headers={"Content-Type": media, **headers}, timeout=PATIENCE_S)
 
     def get(self, path: str) -> Any:
-        return requests.get(self.url + path, timeout=ANSWER_S).json()
+        return requests.get(self.url + path, timeout=PATIENCE_S).json()
 
     def rows(self, log: str = "raw") -> list[dict[str, Any]]:
         return read_all(self.store.logs()[log])
 
     def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """`/status`, as soon as the condition holds for it."""
-        for _ in range(int(ANSWER_S * 10)):
+        for _ in range(int(PATIENCE_S * 10)):
             status: dict[str, Any] = self.get("/status")
             if condition(status):
                 return status
-            requests.get(self.url + "/records", {"after": "latest", "wait_s": 0.1}, timeout=ANSWER_S)
+            requests.get(self.url + "/records", {"after": "latest", "wait_s": 0.1}, timeout=PATIENCE_S)
         raise AssertionError(f"in vain: {status}")
 
 
@@ -189,7 +189,7 @@ def running(wanted: config.Settings, store: Store | None = None) -> Iterator[Run
         yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", store, failures)
     finally:
         service.stopping = server.should_exit = True
-        thread.join(ANSWER_S)
+        thread.join(PATIENCE_S)
         for runner in service.runners:
             runner.stop()
         service.stop()

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tools import PATIENCE_S
 
 from correnteza.errors import InputError
 from correnteza.generator.pace import BURST_S, PART_S, NoSource, Paced
@@ -187,9 +188,9 @@ def test_a_waiting_thread_is_woken_by_a_new_rate_and_by_close(change: Any) -> No
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.append(paced.read(None, 5, wait_s=60.0).batch.num_rows))
     thread.start()
-    assert waiting.wait(20.0)
+    assert waiting.wait(PATIENCE_S)
     change(paced)
-    thread.join(20.0)
+    thread.join(PATIENCE_S)
     assert found in ([5], [0])
     assert (found == [5]) == math.isinf(paced.rate)
 

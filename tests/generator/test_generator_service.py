@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
 from correnteza import config, events
 from correnteza.codec import ARROW, NDJSON
@@ -24,20 +25,19 @@ from correnteza.testing import read_all
 Running = Any  # the generator of conftest.py
 Run = Callable[..., Any]
 Wanted = Callable[..., Any]
-ANSWER_S = 20.0
 """Longest that a condition is waited for."""
 
 
 def test_the_rate_can_be_asked_and_changed_and_a_change_is_an_event(shared: Running) -> None:
     for sent, found in [(5, 5.0), (0, 0.0), ("inf", "inf"), (2.5, 2.5)]:
-        answer = requests.put(f"{shared.url}/rate", json={"records_per_second": sent}, timeout=ANSWER_S)
+        answer = requests.put(f"{shared.url}/rate", json={"records_per_second": sent}, timeout=PATIENCE_S)
         assert (answer.status_code, answer.json()) == (200, {"records_per_second": found})
         assert shared.get("/rate") == {"records_per_second": found}
         assert shared.get("/status")["records_per_second"] == found
     told = [row for row in shared.rows("events") if row["kind"] == "rate_changed"]
     assert json.loads(told[-1]["detail"]) == {"records_per_second": 2.5}
     assert told[-1]["reason"] == "from inf to 2.5 records per second"
-    requests.put(f"{shared.url}/rate", json={"records_per_second": 2.5}, timeout=ANSWER_S)
+    requests.put(f"{shared.url}/rate", json={"records_per_second": 2.5}, timeout=PATIENCE_S)
     assert len([row for row in shared.rows("events") if row["kind"] == "rate_changed"]) == len(told)
 
 
@@ -45,17 +45,17 @@ def test_the_drift_can_be_switched_and_a_switch_is_an_event(run: Run, wanted: Wa
     with run(wanted(tmp_path, schema=None, generator={"source": "people", "records_per_second": 0})) as people:
         assert people.get("/drift") == {"factor": 1.0}
         for factor in (2.0, 2.0, 1.0):
-            assert requests.put(f"{people.url}/drift", json={"factor": factor}, timeout=ANSWER_S).json() == {"factor": factor}
+            assert requests.put(f"{people.url}/drift", json={"factor": factor}, timeout=PATIENCE_S).json() == {"factor": factor}
             assert people.get("/status")["drift_factor"] == factor
         told = [row["reason"] for row in people.rows("events") if row["kind"] == "drift_switched"]
         assert told == ["from factor 1 to 2, from the next record on", "from factor 2 to 1, from the next record on"]
         for wrong in (0, 11, -1, "2", None):
-            assert requests.put(f"{people.url}/drift", json={"factor": wrong}, timeout=ANSWER_S).status_code == 422
+            assert requests.put(f"{people.url}/drift", json={"factor": wrong}, timeout=PATIENCE_S).status_code == 422
 
 
 def test_another_source_than_the_demos_has_no_drift_to_switch(shared: Running) -> None:
-    answer = requests.put(f"{shared.url}/drift", json={"factor": 2}, timeout=ANSWER_S)
-    assert answer.status_code == requests.get(f"{shared.url}/drift", timeout=ANSWER_S).status_code == 409
+    answer = requests.put(f"{shared.url}/drift", json={"factor": 2}, timeout=PATIENCE_S)
+    assert answer.status_code == requests.get(f"{shared.url}/drift", timeout=PATIENCE_S).status_code == 409
     assert "generator.source" in answer.json()["detail"]
     assert shared.get("/status")["drift_factor"] is None
 
@@ -78,7 +78,7 @@ NO_RATES = [-1, "5", "-inf", True, None, [], {}]
 )
 def test_what_is_no_rate_is_refused_and_changes_nothing(shared: Running, body: bytes) -> None:
     before = shared.get("/rate")
-    answer = requests.put(f"{shared.url}/rate", body, headers={"Content-Type": "application/json"}, timeout=ANSWER_S)
+    answer = requests.put(f"{shared.url}/rate", body, headers={"Content-Type": "application/json"}, timeout=PATIENCE_S)
     assert 400 <= answer.status_code < 500
     assert shared.get("/rate") == before
 
@@ -125,7 +125,7 @@ def test_a_paused_source_yields_nothing_until_it_is_let_go(run: Run, wanted: Wan
     with run(wanted(tmp_path, schema=None, generator=table)) as found:
         status = found.until(lambda status: bool(status["stages"]["source"]["state"] == "running"))
         assert (status["logs"]["records"]["rows"], status["ended"]) == (0, False)
-        requests.put(f"{found.url}/rate", json={"records_per_second": "inf"}, timeout=ANSWER_S)
+        requests.put(f"{found.url}/rate", json={"records_per_second": "inf"}, timeout=PATIENCE_S)
         assert found.until(lambda status: bool(status["ended"]))["logs"]["records"]["rows"] == 50
 
 
@@ -159,5 +159,5 @@ def test_a_generator_that_is_to_stop_is_not_kept_waiting_by_its_source() -> None
         GeneratorStage(schema), Paced(NoSource(schema.raw), 0.0), store, told, batch_rows=10, wait_s=1000.0
     )
     runner.start(lambda error: None)
-    runner.stop(ANSWER_S)
+    runner.stop(PATIENCE_S)
     assert runner.figures.state == "stopped"

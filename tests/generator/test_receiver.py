@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.tools import PATIENCE_S
 
 from correnteza import events
 from correnteza.errors import FencedError, InputError, LogError, LogUnavailableError
@@ -19,7 +20,6 @@ from correnteza.log.memory import MemoryStore
 from correnteza.testing import read_all
 
 ROWS = pa.schema([pa.field("n", pa.int64())])
-ANSWER_S = 20.0
 
 
 class Slow(MemoryStore):
@@ -38,7 +38,7 @@ class Slow(MemoryStore):
 
     def commit(self, *args: Any) -> Any:
         self.at_work.set()
-        assert self.may_go.wait(ANSWER_S)
+        assert self.may_go.wait(PATIENCE_S)
         if self.fails is not None:
             raise self.fails
         self.commits += 1
@@ -60,7 +60,7 @@ def post(numbers: list[int], key: str | None = None, log: str = "raw", **more: A
 
 
 def answer(future: Future[bytes]) -> dict[str, Any]:
-    return dict(json.loads(future.result(ANSWER_S)))
+    return dict(json.loads(future.result(PATIENCE_S)))
 
 
 def numbers(store: MemoryStore, log: str = "raw") -> list[int]:
@@ -72,7 +72,7 @@ def test_single_records_and_batches_keep_their_order_and_their_offsets() -> None
     receiver = receiver_of(store)
     store.may_go.clear()
     futures = [receiver.submit(post([0]))]
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     singles = [Post("raw", {}, {}, record=n) for n in (1, 2)]
     futures += [
         receiver.submit(one) for one in (*singles, post([3, 4]), Post("raw", {}, {}, record=5), post([7], log="outcomes"))
@@ -98,7 +98,7 @@ def test_posts_that_wait_together_share_a_commit_and_keep_their_own_offsets() ->
     receiver = receiver_of(store)
     store.may_go.clear()
     futures = [receiver.submit(post([0]))]
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     futures += [receiver.submit(post([10 * i, 10 * i + 1])) for i in range(1, 50)]
     store.may_go.set()
     answers = [answer(future) for future in futures]
@@ -114,7 +114,7 @@ def test_nothing_is_answered_before_the_commit() -> None:
     receiver = receiver_of(store)
     store.may_go.clear()
     future = receiver.submit(post([1]))
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     assert not future.done()
     assert numbers(store) == []
     store.may_go.set()
@@ -135,7 +135,7 @@ def test_requests_with_the_same_key_at_the_same_time_store_once() -> None:
     receiver = receiver_of(store)
     store.may_go.clear()
     futures = [receiver.submit(post([0]))]
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     futures = [receiver.submit(post([1, 2], "k")) for _ in range(20)]
     store.may_go.set()
     assert {json.dumps(answer(future)) for future in futures} == {'{"accepted": 2, "first_offset": 2, "last_offset": 3}'}
@@ -147,11 +147,11 @@ def test_the_same_key_with_another_body_is_refused_also_in_one_group() -> None:
     receiver = receiver_of(store)
     store.may_go.clear()
     receiver.submit(post([0]))
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     good, bad, other = receiver.submit(post([1], "k")), receiver.submit(post([2], "k")), receiver.submit(post([3]))
     store.may_go.set()
     with pytest.raises(InputError, match=r"Idempotency-Key 'k' came before with another request"):
-        bad.result(ANSWER_S)
+        bad.result(PATIENCE_S)
     assert [answer(future)["first_offset"] for future in (good, other)] == [2, 3]
     assert numbers(store) == [0, 1, 3]
 
@@ -184,13 +184,13 @@ def test_after_a_failed_commit_everybody_is_told_and_the_same_post_may_come_agai
     receiver = receiver_of(store)
     store.may_go.clear()
     receiver.submit(post([0]))
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     futures = [receiver.submit(post([1], "k")), receiver.submit(post([2]))]
     store.fails = LogUnavailableError("the disk is full")
     store.may_go.set()
     for future in futures:
         with pytest.raises(LogUnavailableError, match="the disk is full"):
-            future.result(ANSWER_S)
+            future.result(PATIENCE_S)
     assert (numbers(store), receiver.posted_rows) == ([], 0)
     store.fails = None
     assert answer(receiver.submit(post([1], "k")))["first_offset"] == 1
@@ -201,7 +201,7 @@ def test_an_older_process_is_fenced_off() -> None:
     old = receiver_of(store)
     new = receiver_of(store)
     with pytest.raises(FencedError):
-        old.submit(post([1], "k")).result(ANSWER_S)
+        old.submit(post([1], "k")).result(PATIENCE_S)
     assert answer(new.submit(post([2])))["first_offset"] == 1
     assert numbers(store) == [2]
 
@@ -211,7 +211,7 @@ def test_what_was_given_up_before_its_turn_is_not_stored() -> None:
     receiver = receiver_of(store)
     store.may_go.clear()
     receiver.submit(post([0]))
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     given_up, kept = receiver.submit(post([1])), receiver.submit(post([2]))
     assert given_up.cancel()
     store.may_go.set()
@@ -232,7 +232,7 @@ def test_offsets_are_right_while_a_stage_appends_to_the_same_log() -> None:
     thread = threading.Thread(target=stage)
     thread.start()
     answers = [answer(receiver.submit(post([n], f"k{n}"))) for n in range(100)]
-    thread.join(ANSWER_S)
+    thread.join(PATIENCE_S)
     found = numbers(store)
     assert len(found) == 500
     assert [found[told["first_offset"] - 1] for told in answers] == list(range(100))
@@ -244,14 +244,14 @@ def test_an_append_that_went_past_the_lock_is_told_and_not_answered_with_wrong_o
     receiver = receiver_of(store)
     store.may_go.clear()
     future = receiver.submit(post([1], key))
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     store.logs()["raw"].append(batch([-1]))
     store.may_go.set()
     if key is None:
         assert answer(future)["first_offset"] == 2
         return
     with pytest.raises(LogError, match="another process appended to the log as well"):  # the answer under the key is wrong
-        future.result(ANSWER_S)
+        future.result(PATIENCE_S)
 
 
 def test_events_and_rejects_are_stored_with_the_rows() -> None:
@@ -269,11 +269,11 @@ def test_stop_commits_what_is_waiting() -> None:
     receiver = receiver_of(store)
     store.may_go.clear()
     futures = [receiver.submit(post([n])) for n in range(5)]
-    assert store.at_work.wait(ANSWER_S)
+    assert store.at_work.wait(PATIENCE_S)
     stopping = threading.Thread(target=receiver.stop)
     stopping.start()
     store.may_go.set()
-    stopping.join(ANSWER_S)
+    stopping.join(PATIENCE_S)
     assert all(future.done() for future in futures)
     assert numbers(store) == list(range(5))
 

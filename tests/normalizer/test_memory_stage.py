@@ -16,6 +16,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.normalizer.test_normalizer_service import served
+from tests.tools import PATIENCE_S
 
 from correnteza import config, events
 from correnteza.codec import ARROW
@@ -250,10 +251,10 @@ def test_a_follower_over_http_has_the_memory_of_the_normalizer(tmp_path: Path) -
     with served(app, service) as url:
         runner.start(failures.append)
         wait_for(lambda: runner.figures.rows >= 375, "all records and outcomes")
-        snapshot = requests.get(f"{url}/memory/snapshot", timeout=20)
+        snapshot = requests.get(f"{url}/memory/snapshot", timeout=PATIENCE_S)
         query = {"after": snapshot.headers["Next-Cursor"], "limit": "1000"}
-        answer = requests.get(f"{url}/memory", query, headers={"Accept": ARROW}, timeout=20)
-        status = requests.get(f"{url}/status", timeout=20).json()
+        answer = requests.get(f"{url}/memory", query, headers={"Accept": ARROW}, timeout=PATIENCE_S)
+        status = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
         runner.stop()
     assert failures == []
     assert pa.ipc.open_stream(snapshot.content).read_all().num_rows == 0

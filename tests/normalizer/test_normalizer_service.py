@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 import requests
 import uvicorn
 from fastapi import FastAPI
+from tests.ports import free_ports
+from tests.tools import PATIENCE_S
 
 from correnteza import config, events
 from correnteza.codec import json_schema
@@ -28,7 +30,6 @@ from correnteza.normalizer.stage import NormalizerStage
 from correnteza.testing import read_all
 from correnteza.web import Service, create_app
 
-ANSWER_S = 20.0
 """Longest that a condition is waited for."""
 
 
@@ -72,7 +73,7 @@ def served(app: FastAPI, service: Service, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         service.stopping = server.should_exit = True
-        thread.join(ANSWER_S)
+        thread.join(PATIENCE_S)
 
 
 @contextmanager
@@ -108,11 +109,11 @@ def running(settings: config.Settings, store: Store, upstream: str) -> Iterator[
 def until_raw_rows(url: str, rows: int) -> dict[str, Any]:
     """`/status`, as soon as so many raw rows have been processed; every commit of normalized rows wakes it."""
     query: dict[str, Any] = {"wait_s": 1}
-    for _ in range(int(ANSWER_S) * 10):
-        status: dict[str, Any] = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+    for _ in range(int(PATIENCE_S) * 10):
+        status: dict[str, Any] = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
         if status["raw_rows"] >= rows:
             return status
-        query["after"] = requests.get(f"{url}/records", query, timeout=ANSWER_S).json()["next"]
+        query["after"] = requests.get(f"{url}/records", query, timeout=PATIENCE_S).json()["next"]
     raise AssertionError(f"{status['raw_rows']} of {rows} rows were processed")
 
 
@@ -142,22 +143,22 @@ def test_what_goes_in_comes_out_over_http(tmp_path: Path) -> None:
             "scalers": "scalers",
             "categories": "categories",
         }.items():
-            assert requests.get(f"{url}/{path}", timeout=ANSWER_S).json()["records"] == expected[name]
-        kinds = {row["kind"] for row in requests.get(f"{url}/events", timeout=ANSWER_S).json()["records"]}
+            assert requests.get(f"{url}/{path}", timeout=PATIENCE_S).json()["records"] == expected[name]
+        kinds = {row["kind"] for row in requests.get(f"{url}/events", timeout=PATIENCE_S).json()["records"]}
         assert kinds == {"records_rejected", "scaler_version"}
         versions = expected["scalers"][-1]["version"]
         assert (status["raw_rows"], status["rejected_rows"], status["scaler_version"]) == (200, 20, versions)
         assert status["categories"] == {"kind": 2, "town": 5}
         for version in range(1, versions + 1):
             rows = [row for row in expected["scalers"] if row["version"] == version]
-            assert requests.get(f"{url}/scalers/{version}", timeout=ANSWER_S).json() == {
+            assert requests.get(f"{url}/scalers/{version}", timeout=PATIENCE_S).json() == {
                 "version": version,
                 "raw_offset": rows[0]["raw_offset"],
                 "columns": {row["field"]: {k: row[k] for k in ("n", "mean", "variance", "scale")} for row in rows},
             }
-        properties = requests.get(f"{url}/schema", timeout=ANSWER_S).json()["properties"]
+        properties = requests.get(f"{url}/schema", timeout=PATIENCE_S).json()["properties"]
         assert list(properties) == list(expected["normalized"][0])
-        assert requests.get(f"{url}/health/ready", timeout=ANSWER_S).status_code == 200
+        assert requests.get(f"{url}/health/ready", timeout=PATIENCE_S).status_code == 200
 
 
 @pytest.mark.parametrize("version", ["99", "0", "-1", "1.5", "nan", "9" * 10_000, "%00", "1e3"])
@@ -165,7 +166,7 @@ def test_a_scaler_version_that_is_not_there_is_a_problem_with_a_reason(version: 
     settings = settings_of(tmp_path)
     app, service = normalizer.build(settings, MemoryStore(), MemoryStore().log("raw", settings.schema_of_records.raw))
     with served(app, service) as url:
-        answer = requests.get(f"{url}/scalers/{version}", timeout=ANSWER_S)
+        answer = requests.get(f"{url}/scalers/{version}", timeout=PATIENCE_S)
         assert answer.status_code == (404 if version == "99" else 422)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["detail"]
@@ -196,7 +197,7 @@ def test_retention_shortens_neither_scalers_nor_categories(tmp_path: Path) -> No
         before = until_raw_rows(url, 100)
         for bounded in store.bounded():
             bounded.trim(Policy(rows=1), now=0.0)
-        after = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+        after = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
         assert after["logs"]["records"]["rows"] == after["logs"]["rejected"]["rows"] == 1
         for path in ("scalers", "categories"):
             assert after["logs"][path] == before["logs"][path]
@@ -217,25 +218,16 @@ def test_a_pipeline_of_another_schema_is_refused(tmp_path: Path) -> None:
     assert "minimum of field 'size'" in str(service.not_ready())
 
 
-def two_free_ports() -> int:
-    """A port that is free, and the next one too."""
-    while True:
-        with suppress(OSError), socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            with socket.create_server(("127.0.0.1", port + 1)):
-                return port
-
-
 def test_main_serves_until_a_signal_and_returns_0(tmp_path: Path) -> None:
-    port = two_free_ports()
-    settings = settings_of(tmp_path, port - config.SERVICES.index("generator"))
+    settings = settings_of(tmp_path, free_ports())
+    port = settings.services.port("generator")
     seen: list[int] = []
 
     def read_then_stop() -> None:
         log = HttpLog(settings.services.url("normalizer"), name="normalized", schema=settings.schema_of_records.normalized)
         pause, rows, position = threading.Event(), 0, None
         try:
-            for _ in range(int(ANSWER_S) * 20):
+            for _ in range(int(PATIENCE_S) * 20):
                 try:
                     part = log.read(position, 100, wait_s=1.0)
                 except LogUnavailableError:
@@ -253,6 +245,6 @@ def test_main_serves_until_a_signal_and_returns_0(tmp_path: Path) -> None:
         reader = threading.Thread(target=read_then_stop)
         reader.start()
         assert normalizer.main(settings, bind("127.0.0.1", settings.services.port("normalizer"))) == 0
-        reader.join(ANSWER_S)
+        reader.join(PATIENCE_S)
     assert seen == [27]
     assert (tmp_path / "normalizer.db").exists()

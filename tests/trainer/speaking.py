@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 from starlette.routing import Route
+from tests.tools import PATIENCE_S
 
 from correnteza import config, events
 from correnteza.events import Events
@@ -33,7 +34,6 @@ from correnteza.web import Service, create_app
 NAME = "houses"
 MODEL = f"/v2/models/{NAME}"
 JSON_TYPE = "application/json"
-ANSWER_S = 30.0
 TREE = "sklearn.tree.DecisionTreeRegressor"
 FIELDS: Mapping[str, Any] = {
     "size": {"kind": "float", "min": 0, "max": 1000},
@@ -154,7 +154,7 @@ class Speaking:
             yield f"127.0.0.1:{taken.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(ANSWER_S)
+            thread.join(PATIENCE_S)
 
 
 # The Open Inference Protocol

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.tools import PATIENCE_S
 
 from correnteza import events
 from correnteza.codec import NDJSON
@@ -82,7 +83,7 @@ def test_a_log_that_cannot_answer_loses_no_row() -> None:
     world = answering(log)
     world.answers.start()
     world.ask(b"[{}, {}, {}]")
-    assert log.refused.wait(10)
+    assert log.refused.wait(PATIENCE_S)
     world.answers.stop()
     assert log.taken == 3
     assert events_of(world) == []

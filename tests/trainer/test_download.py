@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
-from .speaking import ANSWER_S, NAME, Speaking
+from .speaking import NAME, Speaking
 
 ALONE = """
 import json, sys
@@ -53,14 +54,14 @@ def path_of(version: object) -> str:
 
 def test_a_downloaded_model_answers_in_onnxruntime_alone_as_predict_does(world: Speaking, tmp_path: Path) -> None:
     with world.listening() as address:
-        answer = requests.get(f"http://{address}{path_of(2)}", timeout=ANSWER_S)
-        expected = requests.post(f"http://{address}/predict", json=RECORDS, timeout=ANSWER_S).json()
+        answer = requests.get(f"http://{address}{path_of(2)}", timeout=PATIENCE_S)
+        expected = requests.post(f"http://{address}/predict", json=RECORDS, timeout=PATIENCE_S).json()
     file = tmp_path / "model.onnx"
     file.write_bytes(answer.content)
     assert hashlib.sha256(answer.content).hexdigest() == answer.headers["X-SHA256"]
     command = [sys.executable, "-I", "-c", ALONE, str(file)]
     done = subprocess.run(
-        command, input=json.dumps(RECORDS), capture_output=True, text=True, timeout=ANSWER_S, check=False, cwd=tmp_path
+        command, input=json.dumps(RECORDS), capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [prediction["prediction"] for prediction in expected]
@@ -90,10 +91,10 @@ def test_what_the_client_has_already_is_not_sent_again(world: Speaking) -> None:
 
 def test_a_head_request_has_the_headers_alone(world: Speaking) -> None:
     with world.listening() as address:
-        whole = requests.get(f"http://{address}{path_of(1)}", timeout=ANSWER_S)
-        head = requests.head(f"http://{address}{path_of(1)}", timeout=ANSWER_S)
+        whole = requests.get(f"http://{address}{path_of(1)}", timeout=PATIENCE_S)
+        head = requests.head(f"http://{address}{path_of(1)}", timeout=PATIENCE_S)
         unchanged = requests.head(
-            f"http://{address}{path_of(1)}", headers={"If-None-Match": whole.headers["ETag"]}, timeout=ANSWER_S
+            f"http://{address}{path_of(1)}", headers={"If-None-Match": whole.headers["ETag"]}, timeout=PATIENCE_S
         )
     assert (head.status_code, head.content, unchanged.status_code) == (200, b"", 304)
     for name in ("ETag", "Content-Digest", "X-SHA256", "Content-Length", "Content-Type"):

@@ -13,8 +13,9 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tools import PATIENCE_S
 
-from .speaking import ANSWER_S, Speaking
+from .speaking import Speaking
 
 PATH = "/invocations"
 CSV = "text/csv"
@@ -89,11 +90,11 @@ def test_every_form_has_the_answers_of_predict(
 def test_the_documented_requests_are_answered_over_http(world: Speaking) -> None:
     with world.listening() as address:
         for body in ({"inputs": {"size": [31.5]}}, {"dataframe_split": {"columns": ["size"], "data": [[31.5]]}, "params": {}}):
-            answer = requests.post(f"http://{address}{PATH}", json=body, timeout=ANSWER_S)
+            answer = requests.post(f"http://{address}{PATH}", json=body, timeout=PATIENCE_S)
             assert answer.json() == {"predictions": [world.predicted([{"size": 31.5}])[0]["prediction"]]}
-        pings = [requests.get(f"http://{address}{path}", timeout=ANSWER_S).status_code for path in ("/ping", "/health")]
+        pings = [requests.get(f"http://{address}{path}", timeout=PATIENCE_S).status_code for path in ("/ping", "/health")]
         assert pings == [200, 200]
-        version = requests.get(f"http://{address}/version", timeout=ANSWER_S)
+        version = requests.get(f"http://{address}/version", timeout=PATIENCE_S)
         assert re.fullmatch(r"\d+\.\d+.*", version.text)
         assert version.headers["content-type"].startswith("text/plain")
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 import uvicorn
+from tests.tools import PATIENCE_S
 
 from correnteza.config import Settings
 from correnteza.web import Service
@@ -19,7 +20,6 @@ from correnteza.web.protocol import protocol_of
 
 from .asking import Asking
 
-ANSWER_S = 30.0
 HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
 CHUNKED = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -44,12 +44,12 @@ def serving(**limits: Any) -> Iterator[tuple[Asking, tuple[str, int]]]:
         yield world, listening.getsockname()
     finally:
         server.force_exit = server.should_exit = True
-        thread.join(ANSWER_S)
+        thread.join(PATIENCE_S)
 
 
 @contextmanager
 def connected(address: tuple[str, int]) -> Iterator[tuple[socket.socket, Any]]:
-    with socket.create_connection(address, ANSWER_S) as connection, connection.makefile("rb") as answers:
+    with socket.create_connection(address, PATIENCE_S) as connection, connection.makefile("rb") as answers:
         yield connection, answers
 
 
@@ -63,7 +63,7 @@ def read(answers: Any) -> tuple[int, dict[str, str], Any]:
 
 
 def asked(address: tuple[str, int]) -> int:
-    answer = requests.post(f"http://127.0.0.1:{address[1]}/predict", data=b"{}", headers=JSON, timeout=ANSWER_S)
+    answer = requests.post(f"http://127.0.0.1:{address[1]}/predict", data=b"{}", headers=JSON, timeout=PATIENCE_S)
     return int(answer.status_code)
 
 
@@ -78,7 +78,7 @@ def test_above_the_bound_a_request_is_refused_before_its_body_and_served_again_b
         status, headers, problem = read(waiting[2][1])
         assert (status, headers["retry-after"], headers["content-type"]) == (503, "1", "application/problem+json")
         assert "services.max_in_flight = 2" in problem["detail"]
-        assert requests.get(f"http://127.0.0.1:{address[1]}/health/live", timeout=ANSWER_S).status_code == 200
+        assert requests.get(f"http://127.0.0.1:{address[1]}/health/live", timeout=PATIENCE_S).status_code == 200
         waiting[0][0].sendall(b"{}")
         assert read(waiting[0][1])[0] == 200
         assert asked(address) == 200
@@ -117,7 +117,7 @@ def test_the_head_of_a_later_request_has_the_same_deadline() -> None:
 
 
 def test_a_sender_that_is_slow_but_in_time_is_answered() -> None:
-    with serving(receive_timeout_s=ANSWER_S) as (_, address), connected(address) as (connection, answers):
+    with serving(receive_timeout_s=PATIENCE_S) as (_, address), connected(address) as (connection, answers):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in HEAD + b"{}":
             connection.sendall(bytes([byte]))

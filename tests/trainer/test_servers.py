@@ -19,6 +19,8 @@ import msgspec
 import psutil
 import pytest
 import requests
+from tests.ports import free_ports
+from tests.tools import PATIENCE_S
 
 from correnteza import cli, config, events
 from correnteza.children import REFUSED
@@ -31,12 +33,12 @@ from correnteza.trainer.board import Board, Figures, PortRequests, cleared
 from correnteza.trainer.service import serve_elsewhere
 from correnteza.web.requests import Requests
 
-from .test_service import ANSWER_S, TREE, Trainer, free_ports, settings_in, until
+from .test_service import TREE, Trainer, settings_in, until
 
 CONNECTIONS = 8
 LOSS_S = 0.1
 """What a crash may lose, by the promise in `answers`."""
-TRIES = 3
+TRIES = 10
 MAIN = (
     "import sys; from correnteza.config import loads; from correnteza.listening import bind; "
     "from correnteza.trainer.service import main; s = loads(sys.argv[1]); "
@@ -62,7 +64,7 @@ def running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
         yield process
         killed = process.poll()
         process.terminate()
-        assert process.wait(ANSWER_S) == (0 if killed is None else killed)
+        assert process.wait(PATIENCE_S) == (0 if killed is None else killed)
     finally:
         process.kill()
         process.wait()
@@ -70,7 +72,7 @@ def running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 def status_code(port: int, path: str) -> int:
     try:
-        return int(requests.get(f"http://127.0.0.1:{port}{path}", timeout=ANSWER_S).status_code)
+        return int(requests.get(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S).status_code)
     except requests.ConnectionError:
         return 0
 
@@ -119,7 +121,7 @@ class Load:
         connection.close()
 
     def _connected(self) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.connect()
         except OSError as error:
@@ -149,8 +151,8 @@ def servers_of(process: subprocess.Popen[bytes]) -> list[int]:
 
 def figures(port: int) -> tuple[int, int, str]:
     """What one request, on a connection of its own, finds out about the port."""
-    status = requests.get(f"http://127.0.0.1:{port}/status", timeout=ANSWER_S).json()
-    metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_S).text
+    status = requests.get(f"http://127.0.0.1:{port}/status", timeout=PATIENCE_S).json()
+    metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S).text
     counted = [
         line
         for line in metrics.splitlines()
@@ -227,7 +229,9 @@ def test_a_killed_server_is_started_again_and_the_others_answer_on(
 def test_servers_that_refuse_their_settings_are_not_started_again(folder: Path) -> None:
     (folder / "key").write_bytes(b"short")
     settings = settings_in(folder, port_base=free_ports(), trainer={**TREE, "servers": 2, "min_rows": 60, "window_rows": 200})
-    ended = subprocess.run([sys.executable, "-c", MAIN, config.dumps(settings)], capture_output=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", MAIN, config.dumps(settings)], capture_output=True, timeout=PATIENCE_S, check=False
+    )
     assert ended.returncode == REFUSED
     assert b"holds 5 bytes" in ended.stdout
 

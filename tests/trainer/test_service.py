@@ -23,6 +23,8 @@ import pytest
 import requests
 import uvicorn
 from fastapi import FastAPI
+from tests.ports import free_ports
+from tests.tools import PATIENCE_S
 
 from correnteza import config, events
 from correnteza.codec import json_schema
@@ -44,7 +46,6 @@ from correnteza.trainer.registry import Meta, Registry, load_key, model_rows, pr
 from correnteza.trainer.training import Job, fit
 from correnteza.web import Service, create_app
 
-ANSWER_S = 30.0
 PATIENCE = threading.Event()  # never set: waiting on it is a pause between two looks
 TREE = {"estimator": "sklearn.tree.DecisionTreeRegressor", "params": {"max_leaf_nodes": 8}}
 
@@ -71,19 +72,19 @@ def served(app: FastAPI, service: Service, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         service.stopping = server.should_exit = True
-        thread.join(ANSWER_S)
+        thread.join(PATIENCE_S)
         service.stop()
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
     """Wait until a condition holds; its value."""
-    deadline = time.monotonic() + ANSWER_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         PATIENCE.wait(0.02)
-    pytest.fail(f"waited {ANSWER_S} s in vain: {what}")
+    pytest.fail(f"waited {PATIENCE_S} s in vain: {what}")
 
 
 class Trainer:
@@ -119,7 +120,7 @@ def made(tmp_path: Path) -> Trainer:
 
 
 def predict(url: str, body: Any) -> requests.Response:
-    return requests.post(f"{url}/predict", json=body, timeout=ANSWER_S)
+    return requests.post(f"{url}/predict", json=body, timeout=PATIENCE_S)
 
 
 def version_of(url: str) -> int | None:
@@ -132,8 +133,8 @@ def version_of(url: str) -> int | None:
 
 def test_before_the_first_model_it_is_not_ready_and_says_how_far_it_is(made: Trainer) -> None:
     with served(made.app, made.service) as url:
-        ready, answer = requests.get(f"{url}/health/ready", timeout=ANSWER_S), predict(url, {})
-        status = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+        ready, answer = requests.get(f"{url}/health/ready", timeout=PATIENCE_S), predict(url, {})
+        status = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
     assert (ready.status_code, answer.status_code) == (503, 503)
     assert ready.json()["detail"] == answer.json()["detail"] == "no model yet: 0 of 60 labelled rows"
     assert (status["ready"], status["model_version"], status["rolling"]) == (False, None, {})
@@ -142,13 +143,13 @@ def test_before_the_first_model_it_is_not_ready_and_says_how_far_it_is(made: Tra
 def test_a_new_version_comes_into_service_and_answers_carry_it(made: Trainer) -> None:
     made.add(1)
     with served(made.app, made.service) as url:
-        assert requests.get(f"{url}/health/ready", timeout=ANSWER_S).status_code == 200
+        assert requests.get(f"{url}/health/ready", timeout=PATIENCE_S).status_code == 200
         answer = predict(url, {"size": 0.5, "kind": "a"}).json()
         assert answer["model_version"] == 1
         assert answer["prediction"] == pytest.approx(1000, abs=10)
         made.add(2)
         until(lambda: version_of(url) == 2, "version 2 in service")
-        rows = until(lambda: requests.get(f"{url}/records", timeout=ANSWER_S).json()["records"], "stored predictions")
+        rows = until(lambda: requests.get(f"{url}/records", timeout=PATIENCE_S).json()["records"], "stored predictions")
     assert rows[0]["prediction_id"] == answer["id"]
     assert json.loads(rows[0]["record"]) == {"size": 0.5, "kind": "a"}
 
@@ -162,7 +163,7 @@ def test_under_load_swaps_fail_and_mix_no_answer(made: Trainer) -> None:
     def ask(url: str) -> None:
         session = requests.Session()
         while not done.is_set():
-            answer = session.post(f"{url}/predict", json=[{}, {"size": 1.0}, {"kind": "b"}], timeout=ANSWER_S)
+            answer = session.post(f"{url}/predict", json=[{}, {"size": 1.0}, {"kind": "b"}], timeout=PATIENCE_S)
             found.append(answer.json() if answer.ok else [{"status": answer.status_code}])
 
     with served(made.app, made.service) as url:
@@ -186,18 +187,18 @@ def test_the_registry_is_listed_and_a_promotion_pins_until_it_is_undone(made: Tr
     for version in (1, 2, 3):
         made.add(version)
     with served(made.app, made.service) as url:
-        promoted = requests.post(f"{url}/models/2/promote", timeout=ANSWER_S).json()
+        promoted = requests.post(f"{url}/models/2/promote", timeout=PATIENCE_S).json()
         assert (promoted["version"], promoted["pinned"]) == (2, True)
         until(lambda: version_of(url) == 2, "version 2 in service")
-        models = requests.get(f"{url}/models", timeout=ANSWER_S).json()
+        models = requests.get(f"{url}/models", timeout=PATIENCE_S).json()
         assert [(m["version"], m["in_service"], m["pinned"]) for m in models] == [
             (1, False, False),
             (2, True, True),
             (3, False, False),
         ]
-        one = requests.get(f"{url}/models/3", timeout=ANSWER_S).json()
+        one = requests.get(f"{url}/models/3", timeout=PATIENCE_S).json()
         assert (one["files"], one["manifest"]["version"]) == ("verified", 3)
-        assert requests.post(f"{url}/models/unpin", timeout=ANSWER_S).json()["version"] == 3
+        assert requests.post(f"{url}/models/unpin", timeout=PATIENCE_S).json()["version"] == 3
         until(lambda: version_of(url) == 3, "version 3 in service")
 
 
@@ -216,7 +217,7 @@ def test_the_registry_is_listed_and_a_promotion_pins_until_it_is_undone(made: Tr
 )
 def test_what_is_not_there_is_a_problem(made: Trainer, method: str, path: str, status: int) -> None:
     with served(made.app, made.service) as url:
-        answer = requests.request(method, url + path, timeout=ANSWER_S)
+        answer = requests.request(method, url + path, timeout=PATIENCE_S)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert answer.json()["detail"]
 
@@ -227,20 +228,20 @@ def test_a_damaged_version_is_refused_with_an_event_and_the_old_one_answers_on(m
         made.add(2, promoted=False)
         file = made.models / "2" / "model.onnx"
         file.write_bytes(b"?" + file.read_bytes()[1:])
-        assert requests.post(f"{url}/models/2/promote", timeout=ANSWER_S).status_code == 409
-        assert "model.onnx" in requests.get(f"{url}/models/2", timeout=ANSWER_S).json()["files"]
+        assert requests.post(f"{url}/models/2/promote", timeout=PATIENCE_S).status_code == 409
+        assert "model.onnx" in requests.get(f"{url}/models/2", timeout=PATIENCE_S).json()["files"]
         made.store.log("promotions", promotion_rows(2, datetime.now(UTC), "").schema).append(
             promotion_rows(2, datetime.now(UTC), "")
         )
         status = until(lambda: _refused(url), "the refusal")
         assert version_of(url) == 1
         assert (status["ready"], status["model_version"]) == (True, 1)
-        told = requests.get(f"{url}/events", timeout=ANSWER_S).json()["records"]
+        told = requests.get(f"{url}/events", timeout=PATIENCE_S).json()["records"]
     assert "model_refused" in [row["kind"] for row in told]
 
 
 def _refused(url: str) -> dict[str, Any] | None:
-    status: dict[str, Any] = requests.get(f"{url}/status", timeout=ANSWER_S).json()
+    status: dict[str, Any] = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
     return status if "refused" in status["reason"] else None
 
 
@@ -256,7 +257,7 @@ def test_a_restart_with_a_damaged_version_falls_back_to_the_one_before(tmp_path:
 
 def test_a_request_for_a_training_is_put_before_the_learner(made: Trainer) -> None:
     with served(made.app, made.service) as url:
-        answer = requests.post(f"{url}/train", timeout=ANSWER_S)
+        answer = requests.post(f"{url}/train", timeout=PATIENCE_S)
     assert (answer.status_code, answer.json()) == (
         202,
         {"accepted": True, "request": 1, "earliest_in_s": 0.0, "training": False},
@@ -268,7 +269,7 @@ def test_who_asks_for_a_training_is_told_how_long_the_learner_waits(made: Traine
     told = {"request_wait_s": 0.73214, "training": True}
     monkeypatch.setattr(Count, "total", lambda _: Figures(told=told))
     with served(made.app, made.service) as url:
-        answer = requests.post(f"{url}/train", timeout=ANSWER_S).json()
+        answer = requests.post(f"{url}/train", timeout=PATIENCE_S).json()
     assert (answer["earliest_in_s"], answer["training"]) == (0.732, True)
 
 
@@ -278,9 +279,9 @@ def test_the_errors_since_the_stream_began_are_those_that_the_learner_tells(
     """With null in place of what is not known; without a learner there are none."""
     total = {"overall": {"rows": 3, "mae": 1.5, "baseline_mae": float("nan")}, "versions": []}
     with served(made.app, made.service) as url:
-        assert requests.get(f"{url}/evaluation", timeout=ANSWER_S).json()["total"] is None
+        assert requests.get(f"{url}/evaluation", timeout=PATIENCE_S).json()["total"] is None
         monkeypatch.setattr(Count, "total", lambda _: Figures(told={"total": total}))
-        answer = requests.get(f"{url}/evaluation", timeout=ANSWER_S).json()["total"]
+        answer = requests.get(f"{url}/evaluation", timeout=PATIENCE_S).json()["total"]
     assert answer == {"overall": {"rows": 3, "mae": 1.5, "baseline_mae": None}, "versions": []}
 
 
@@ -300,10 +301,10 @@ def test_the_interval_and_the_figures_come_from_the_evaluations(made: Trainer) -
     made.store.log("evaluations", EVALUATIONS).append(rows)
     with served(made.app, made.service) as url:
         answer = predict(url, {}).json()
-        evaluation = requests.get(f"{url}/evaluation", timeout=ANSWER_S).json()
-        status = requests.get(f"{url}/status", timeout=ANSWER_S).json()
-        metrics = requests.get(f"{url}/metrics", timeout=ANSWER_S).text
-        listed = requests.get(f"{url}/evaluations?limit=3", timeout=ANSWER_S).json()["records"]
+        evaluation = requests.get(f"{url}/evaluation", timeout=PATIENCE_S).json()
+        status = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
+        metrics = requests.get(f"{url}/metrics", timeout=PATIENCE_S).text
+        listed = requests.get(f"{url}/evaluations?limit=3", timeout=PATIENCE_S).json()["records"]
     assert answer["upper"] - answer["prediction"] == pytest.approx(half)
     assert answer["prediction"] - answer["lower"] == pytest.approx(half)
     assert evaluation["multiplier"] == status["multiplier"] == 1.5
@@ -342,7 +343,7 @@ made.stop()
 assert sent[0]["status"] == 200, sent
 print([name for name in ("sklearn", "joblib", "onnx", "pickle5", "faker") if name in sys.modules])
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert found.stdout.strip() == "[]", found.stderr
 
 
@@ -398,19 +399,6 @@ class Generator:
         self.app = create_app(self.service)
 
 
-def free_ports() -> int:
-    """A base whose ports are free now."""
-    rng = np.random.default_rng()
-    while True:
-        base = int(rng.integers(20_000, 60_000))
-        try:
-            for place in range(5):
-                socket.create_server(("127.0.0.1", base + place)).close()
-        except OSError:
-            continue
-        return base
-
-
 def test_a_learner_process_learns_survives_a_kill_and_ends_with_its_server(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, port_base=free_ports())
     normalizer, generator = Normalizer(settings), Generator(settings)
@@ -431,7 +419,7 @@ def test_a_learner_process_learns_survives_a_kill_and_ends_with_its_server(tmp_p
         until(lambda: version_of(url) == 3, "the third version, from a learner that was started again")
         again = until(lambda: _learner(url)["pid"], "the new learner's pid")
         rows = read_all(store.log("evaluations", EVALUATIONS))
-        told = requests.get(f"{url}/events", timeout=ANSWER_S).json()["records"]
+        told = requests.get(f"{url}/events", timeout=PATIENCE_S).json()["records"]
     assert [row["normalized_offset"] for row in rows][:200] == list(range(61, 261))
     assert {row["model_version"] for row in rows[100:199]} == {2}
     assert "learner_died" in [row["kind"] for row in told]
@@ -441,5 +429,5 @@ def test_a_learner_process_learns_survives_a_kill_and_ends_with_its_server(tmp_p
 
 
 def _learner(url: str) -> dict[str, Any]:
-    learner: dict[str, Any] = requests.get(f"{url}/status", timeout=ANSWER_S).json()["learner"]
+    learner: dict[str, Any] = requests.get(f"{url}/status", timeout=PATIENCE_S).json()["learner"]
     return learner

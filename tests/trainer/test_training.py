@@ -16,6 +16,7 @@ import joblib
 import numpy as np
 import psutil
 import pytest
+from tests.tools import PATIENCE_S
 
 from correnteza.errors import ConfigError, TrainingFailedError
 from correnteza.features import Scaler
@@ -25,7 +26,6 @@ from correnteza.trainer.training import Job, TrainingProcess, fit
 
 SCHEMA = Schema((Field("age", "float"), Field("job", "category")), "income")
 FOREST = "sklearn.ensemble.RandomForestRegressor"
-PATIENCE_S = 60.0
 HELPERS = Path(__file__).parent / "helpers"
 
 

@@ -16,6 +16,7 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tools import PATIENCE_S
 
 from correnteza.trainer.answers import Answered
 from correnteza.trainer.predict import INLINE_BYTES, INLINE_ROWS, Predict, Serving
@@ -23,7 +24,7 @@ from correnteza.trainer.protocols.asking import LOADED_VERSIONS
 from correnteza.trainer.protocols.tensors import DATATYPES
 from correnteza.trainer.questions import Question
 
-from .speaking import ANSWER_S, FIELDS, MODEL, NAME, Speaking, asked, outputs, refused, tensor
+from .speaking import FIELDS, MODEL, NAME, Speaking, asked, outputs, refused, tensor
 
 client: Any = importlib.import_module("tritonclient.http")  # has no types
 InferenceServerException: Any = importlib.import_module("tritonclient.utils").InferenceServerException
@@ -45,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Speaking:
 
 @pytest.fixture
 def triton(world: Speaking) -> Iterator[Any]:
-    with world.listening() as address, client.InferenceServerClient(address, network_timeout=ANSWER_S) as speaking:
+    with world.listening() as address, client.InferenceServerClient(address, network_timeout=PATIENCE_S) as speaking:
         yield speaking
 
 
@@ -361,14 +362,14 @@ def test_requests_for_many_versions_at_once_are_each_answered_by_theirs(world: S
 
         def ask(version: int) -> None:
             url = f"http://{address}{MODEL}/versions/{version}/infer"
-            answer = requests.post(url, json=asked(tensor("size", "FP64", [50.0] * 100)), timeout=ANSWER_S).json()
+            answer = requests.post(url, json=asked(tensor("size", "FP64", [50.0] * 100)), timeout=PATIENCE_S).json()
             found.append((version, outputs(answer)))
 
         threads = [threading.Thread(target=ask, args=(i % 3 + 1,)) for i in range(24)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(ANSWER_S)
+            thread.join(PATIENCE_S)
     assert len(found) == 24
     for version, got in found:
         assert got["model_version"] == [version] * 100

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import requests
+from tests.ports import free_ports
+from tests.tools import PATIENCE_S
 
 from correnteza.client import Client
 from correnteza.errors import InputError
@@ -25,7 +27,7 @@ from correnteza.trainer.registry import Meta, Registry, load_key, model_rows, pr
 from correnteza.trainer.training import Job, fit
 
 from .remembering import settings_in
-from .test_service import ANSWER_S, TREE, free_ports, served, until
+from .test_service import TREE, served, until
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = [
@@ -51,12 +53,12 @@ class Both:
     stop_normalizer: ExitStack
 
     def get(self, path: str, status: int = 200) -> Any:
-        answer = requests.get(self.url + path, timeout=ANSWER_S)
+        answer = requests.get(self.url + path, timeout=PATIENCE_S)
         assert answer.status_code == status, answer.text
         return answer.json()
 
     def post(self, path: str, body: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=ANSWER_S)
+        return requests.post(self.url + path, json=body, timeout=PATIENCE_S)
 
     def memory(self) -> dict[str, Any]:
         found: dict[str, Any] = self.get("/status")["memory"]
@@ -162,7 +164,7 @@ def test_without_the_normalizer_answers_go_on_and_the_age_grows(both: Both) -> N
     assert both.post("/predict", {"shop": "b"}).status_code == 200
     until(lambda: both.memory()["behind_s"] > told["behind_s"], "a greater age")
     assert "memory_not_followed" in [row["kind"] for row in both.get("/events")["records"]]
-    metrics = requests.get(f"{both.url}/metrics", timeout=ANSWER_S).text
+    metrics = requests.get(f"{both.url}/metrics", timeout=PATIENCE_S).text
     assert "correnteza_memory_behind_seconds" in metrics
     assert "correnteza_memory_rows_behind 0.0" in metrics
 
@@ -173,9 +175,9 @@ def test_before_the_first_memory_it_is_not_ready(tmp_path: Path) -> None:
     a_version(tmp_path, settings.schema_of_model, store)
     with served(app, service) as url:
         for answer in (
-            requests.get(f"{url}/health/ready", timeout=ANSWER_S),
-            requests.post(f"{url}/predict", json={}, timeout=ANSWER_S),
-            requests.post(f"{url}/models/1/predict", json={}, timeout=ANSWER_S),
+            requests.get(f"{url}/health/ready", timeout=PATIENCE_S),
+            requests.post(f"{url}/predict", json={}, timeout=PATIENCE_S),
+            requests.post(f"{url}/models/1/predict", json={}, timeout=PATIENCE_S),
         ):
             assert answer.status_code == 503
             assert "no memory of the stream yet" in answer.json()["detail"]

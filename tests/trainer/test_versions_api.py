@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
+from tests.tools import PATIENCE_S
 
 from correnteza import cli
 from correnteza.codec import ARROW, NDJSON
@@ -19,7 +20,7 @@ from correnteza.log.memory import MemoryStore
 from correnteza.trainer.promotions import DECISIONS, decision_rows
 
 from .speaking import Speaking
-from .test_service import ANSWER_S, Trainer, served
+from .test_service import Trainer, served
 
 RECORDS: list[dict[str, Any]] = [{"size": 31.5, "rooms": 2, "kind": "flat"}, {"size": 120.0, "kind": "boat"}, {}]
 
@@ -173,12 +174,12 @@ def test_story_and_decisions_are_served(tmp_path: Path, capsys: pytest.CaptureFi
     made.store.log("decisions", DECISIONS).append(row)
     with served(made.app, made.service) as url:
         base = str(int(url.rpartition(":")[2]) - 3)
-        listed = requests.get(f"{url}/models", timeout=ANSWER_S).json()
-        one = requests.get(f"{url}/models/2", timeout=ANSWER_S).json()
-        logged = requests.get(f"{url}/decisions", timeout=ANSWER_S).json()["records"]
-        requests.post(f"{url}/models/2/promote", timeout=ANSWER_S).raise_for_status()
-        history = requests.get(f"{url}/models/history", timeout=ANSWER_S).json()
-        too_many = requests.get(f"{url}/models/history?last=0", timeout=ANSWER_S)
+        listed = requests.get(f"{url}/models", timeout=PATIENCE_S).json()
+        one = requests.get(f"{url}/models/2", timeout=PATIENCE_S).json()
+        logged = requests.get(f"{url}/decisions", timeout=PATIENCE_S).json()["records"]
+        requests.post(f"{url}/models/2/promote", timeout=PATIENCE_S).raise_for_status()
+        history = requests.get(f"{url}/models/history", timeout=PATIENCE_S).json()
+        too_many = requests.get(f"{url}/models/history?last=0", timeout=PATIENCE_S)
         assert cli.main(["models", "history", "--port-base", base]) == 0
         assert capsys.readouterr().out.splitlines() == history
         assert cli.main(["models", "history", "--last", "1", "--port-base", base]) == 0
