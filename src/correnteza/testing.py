@@ -67,7 +67,7 @@ def _row(i: int) -> dict[str, Any]:
     }
 
 
-def wait_for(holds: Callable[[], Any], what: str = "a condition", seconds: float = 30.0) -> Any:
+def wait_for(holds: Callable[[], Any], what: str = "a condition", seconds: float = 300.0) -> Any:
     """Wait until a condition holds, and return what it gave.
 
     Raises:

@@ -220,7 +220,7 @@ def test_each_effect_comes_of_what_the_table_says() -> None:
 
 
 def test_what_is_out_of_the_ordinary_is_an_event_of_the_stage() -> None:
-    world = World()
+    world = World(horizon=2 * HORIZON)
     world.arrive(8)
     world.drain()
     world.tell((open_id(3), 1.0), (open_id(3), 2.0), ("r3", 0.5), (None, 1.0), ("", 1.0), ("nobody", 1.0))
@@ -350,6 +350,23 @@ def test_restarts_at_any_batch_change_no_row_no_effect_and_no_cursor(history: li
     assert {**whole.ledger.figures, **delays} == {**cut.ledger.figures, **delays}
 
 
+def test_who_catches_up_joins_what_one_that_kept_up_would_have_joined() -> None:
+    """However long the backlog, and however many rows one read may bring."""
+    world, delay = World(), HORIZON // 2
+    ids = [str(key) for key in world.rows[ID].to_pylist()]
+    world.arrive(delay)
+    world.drain()
+    world.arrive(ROWS)
+    world.tell(*((key, truth(i)) for i, key in enumerate(ids[: ROWS - delay])))
+    world.drain(10 * ROWS)
+    labelled_before = sum(world.rows["price"].is_valid().to_pylist()[: ROWS - delay])
+    assert Counter(effect for _, effect in world.effects()) == {
+        "joined": ROWS - delay - labelled_before,
+        "contradictory": labelled_before,
+    }
+    assert "expired" not in world.ledger.figures["effects"]
+
+
 @settings(deadline=None, max_examples=120)
 @given(histories)
 def test_effects_are_those_of_a_bookkeeper_who_goes_through_all_rows(history: list[Action]) -> None:
@@ -424,7 +441,7 @@ def test_the_past_is_read_again_as_it_was(history: list[Action], rows: int) -> N
 
 
 def test_a_failure_in_the_middle_of_a_read_changes_nothing() -> None:
-    world = World()
+    world = World(horizon=ROWS)
     world.arrive(10)
     world.drain()
     world.arrive(10)

@@ -127,6 +127,7 @@ class Ledger:
         if back:
             raise LogError(f"ledger: back = {back}: the ledger reads on only; use Ledger.past for what it has read before")
         self._go_to(after)
+        limit = min(limit, max(2, self._horizon // 2))  # a backlog is no reason for a record to expire beside its outcome
         share = (limit + (self._place.offset + self._place.labels) % 2) // 2  # neither log waits for the other's end
         ready = self._ready()[:share]
         news = self._news(share - len(ready))
