@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correnteza import config, events
+from correnteza.definition import Feature
 from correnteza.errors import LogUnavailableError
 from correnteza.events import Events
 from correnteza.log.base import LATEST, Appended, Policy, Slice
@@ -25,7 +26,14 @@ from .unordered import SCHEMA, records
 
 SETTINGS = config.Normalizer(lateness_s=30, future_s=200, block_rows=16, max_categories=6, batch_rows=7)
 OFF = SETTINGS.model_copy(update={"lateness_s": 0.0})
-LOGS = ("normalized", "rejected", "scalers", "categories")
+REMEMBERED = (
+    Feature("last", ("y",), "lag", rows=1),
+    Feature("mean_5s", ("y",), "mean", seconds=5.0, by="kind"),
+    Feature("before", ("x",), "lag", seconds=3.0),
+    Feature("since", ("at",), "since", by="kind"),
+)
+REMEMBERING = SCHEMA.with_derived(REMEMBERED)
+LOGS = ("normalized", "rejected", "scalers", "categories", "memory")
 
 
 class Killed(BaseException):
@@ -70,7 +78,7 @@ class Ending:
 def normalized(times: Sequence[int | None], settings: config.Normalizer, fate: Sequence[str] = ()) -> dict[str, list[Any]]:
     """All rows of each log, after all these records (times in seconds) and any number of kills."""
     raw, store = Raw(times), Mortal(fate)
-    stage = NormalizerStage(SCHEMA, settings)
+    stage = NormalizerStage(REMEMBERING, settings)
     logs = {name: store.log(name, schema) for name, schema in stage.outputs.items()}
     told = Events("normalizer", store.log("events", events.SCHEMA))
     while True:
@@ -96,7 +104,10 @@ shuffles = st.lists(st.integers(0, 29), min_size=1, max_size=60)
 def test_a_stream_shuffled_within_the_lateness_gives_the_rows_of_the_ordered_one(
     late_s: list[int], fate: list[str], batch_rows: int
 ) -> None:
-    """Bit for bit, but for the raw offsets, also when it is killed at any commits and retention lets go all it may."""
+    """Bit for bit, but for the raw offsets, also when it is killed at any commits and retention lets go all it may.
+
+    That is so for what was remembered too: lags and windows look back in the order of the times.
+    """
     ordered = [2 * i for i in range(len(late_s))]
     shuffled = sorted(ordered, key=lambda t: (t + late_s[t // 2], t))
     end = [150, 180]  # lets all go; waits itself

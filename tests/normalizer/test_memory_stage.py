@@ -27,7 +27,7 @@ from correnteza.features import Scalers
 from correnteza.log.base import Store
 from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
-from correnteza.memory import Limits, Memory
+from correnteza.memory import Limits, Memory, waiting
 from correnteza.normalizer import service as normalizer
 from correnteza.normalizer.deriving import OUTCOME, OUTCOME_TYPE, Deriving
 from correnteza.normalizer.reading import OUTCOMES, RecordsAndOutcomes
@@ -102,6 +102,12 @@ def run(
     return {name: rows for name, rows in found.items() if rows}, stage.dump(state)
 
 
+def restored(row: dict[str, Any], name: str, scalers: Scalers) -> float | None:
+    """A value of a row of `normalized` in its own unit."""
+    scaler, place = scalers.versions[row["scaler_version"]], SCHEMA.numeric.index(name)
+    return None if row[name] is None else row[name] * scaler.scale[place] + scaler.mean[place]
+
+
 @settings(deadline=None, max_examples=120)
 @given(streams, cuts, st.booleans())
 def test_neither_cuts_nor_repeated_steps_change_a_row(stream: list[dict[str, Any]], places: list[int], twice: bool) -> None:
@@ -146,14 +152,12 @@ def test_a_target_that_would_tell_all_tells_nothing_through_a_lag(delay_rows: in
         seen += step.outputs["normalized"].to_pylist() if "normalized" in step.outputs else []
     assert [row["raw_offset"] for row in seen] == list(range(1, 301))
     for name, records_back in (("last", 1), ("last_of_shop", 3)):
-        place = SCHEMA.numeric.index(name)
         for row in seen:
             told = row["raw_offset"] - max(1, delay_rows)  # the last record whose target is known
             if row[name] is None:
                 assert told < records_back
                 continue
-            scaler = scalers.versions[row["scaler_version"]]
-            of = round((row[name] * scaler.scale[place] + scaler.mean[place]) / 1000.0)
+            of = round((restored(row, name, scalers) or 0.0) / 1000.0)
             assert told - records_back < of <= told, (row["raw_offset"], name)
 
 
@@ -225,6 +229,64 @@ def test_a_missing_key_and_forgotten_keys_are_events() -> None:
     told = {event.kind: event.detail for event in stage.step(stage.initial(), batch).events}
     assert told["key_missing"] == {"by": "shop", "records": 1}
     assert told["keys_forgotten"]["by"] == "shop"
+
+
+@given(cuts)
+@settings(deadline=None, max_examples=20)
+def test_times_that_run_back_by_years_are_counted_and_windows_hold_what_lies_in_them(places: list[int]) -> None:
+    """However the stream is cut; a clock that is years ahead once makes one such record, not all that follow."""
+    years = [2026, 2026, 2021, 2021, 9999, 2021, 2021, 1, 2026, 2026]
+    rows = [
+        {"offset": i, "id": f"r{i}", "at": datetime(year, 1, 1, 0, 0, i, tzinfo=UTC), "x": 1.0, "shop": "a", "y": float(i)}
+        for i, year in enumerate(years, 1)
+    ]
+    batch = pa.RecordBatch.from_pylist(rows, schema=BATCH)
+    stage, scalers = NormalizerStage(SCHEMA, config.Normalizer()), Scalers(SCHEMA.numeric)
+    state, told, means = stage.initial(), list[Any](), list[float | None]()
+    for begin, end in pairwise(sorted({0, *(p for p in places if p < len(years)), len(years)})):
+        step = stage.step(stage.load(stage.dump(state)), batch.slice(begin, end - begin))
+        state = step.state
+        told += [event.detail for event in step.events if event.kind == "times_ran_back"]
+        if "scalers" in step.outputs:
+            scalers.add(step.outputs["scalers"])
+        means += [restored(row, "mean_5s", scalers) for row in step.outputs["normalized"].to_pylist()]
+    assert sum(detail["records"] for detail in told) == 3
+    assert min(detail["first_raw_offset"] for detail in told) == 3
+    assert max(detail["farthest_s"] for detail in told) > 7000 * 365 * 86400
+    assert means == pytest.approx([None, 1.0, None, 3.0, None, 3.5, 13 / 3, None, None, 9.0])
+
+
+def test_outcomes_that_no_record_came_for_are_counted_once_they_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "EARLY_ROWS", 3)
+    stage, told = stage_with(LIMITS), list[int]()
+    state, record = stage.initial(), {"x": 1.0, "shop": "a", "y": 1.0, "step_s": 1}
+    for part in ([{"of": -9 - i, "y": 3.0} for i in range(5)], [{"of": -20, "y": 3.0}], [record] * 5, [record] * 5):
+        step = stage.step(state, rows_of(part))
+        state = step.state
+        told += [event.detail["outcomes"] for event in step.events if event.kind == "outcomes_forgotten"]
+    assert told == [2, 1]
+
+
+def test_more_keys_than_may_be_are_let_go_and_counted_and_those_seen_last_keep_their_memory() -> None:
+    keys, limit = 30_000, 1000
+    stage = NormalizerStage(SCHEMA, config.Normalizer(memory_keys=limit))
+    rows = {
+        "offset": np.arange(1, keys + 1),
+        "id": [f"r{i}" for i in range(keys)],
+        "at": pa.array([START] * keys, BATCH.field("at").type),
+        "x": np.ones(keys),
+        "shop": [f"s{i}" for i in range(keys)],
+        "y": np.arange(keys, dtype=float),
+        OUTCOME: pa.nulls(keys, OUTCOME_TYPE),
+    }
+    first = stage.step(stage.initial(), pa.RecordBatch.from_pydict(rows, schema=BATCH))
+    gone = sum(event.detail["keys"] for event in first.events if event.kind == "keys_forgotten")
+    again = pa.RecordBatch.from_pydict(rows, schema=BATCH).take(pa.array([0, keys - 1]))
+    held = 8192 * (keys // 8192)  # keys go at whole blocks
+    assert gone == held - limit * 15 // 16
+    found = stage.step(first.state, again).outputs["normalized"]["last_of_shop"].to_pylist()
+    assert found[0] is None
+    assert found[1] is not None
 
 
 def built(tmp_path: Path, store: Store) -> tuple[Any, Any]:

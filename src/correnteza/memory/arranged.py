@@ -14,23 +14,23 @@ from correnteza.memory.windows import NO_TIME
 from correnteza.records import MAGNITUDE_LIMIT
 
 
-def append(tails: Tails, slots: Ints, times: Ints, raw_offsets: Ints, values: Floats) -> Ints:
+def append(tails: Tails, slots: Ints, times: Ints, numbers: Ints, values: Floats) -> Ints:
     """Append the values of rows that are in the order of their slots; where each row stands in its tail, shape [rows]."""
     there = ~np.isnan(values)
     firsts = np.flatnonzero(np.append(True, slots[1:] != slots[:-1])) if len(slots) else np.empty(0, np.int64)
     sizes = np.diff(np.append(firsts, len(slots)))
     counted = np.append(0, np.cumsum(there))
     counts = counted[firsts + sizes] - counted[firsts]
-    new = Entries(slots[firsts], counts, times[there], raw_offsets[there], values[there])
+    new = Entries(slots[firsts], counts, times[there], numbers[there], values[there])
     starts = tails.append(new)
     ends: Ints = np.repeat(starts - counted[firsts], sizes) + counted[:-1]
     return ends
 
 
-def grouped(slots: Ints, times: Ints, raw_offsets: Ints, values: Floats) -> Entries:
+def grouped(slots: Ints, times: Ints, numbers: Ints, values: Floats) -> Entries:
     """Entries of rows that are in the order of their slots, or at least together."""
     firsts = np.flatnonzero(np.append(True, slots[1:] != slots[:-1])) if len(slots) else np.empty(0, np.int64)
-    return Entries(slots[firsts], np.diff(np.append(firsts, len(slots))), times, raw_offsets, values)
+    return Entries(slots[firsts], np.diff(np.append(firsts, len(slots))), times, numbers, values)
 
 
 def is_key(name: str) -> bool:

@@ -1,9 +1,9 @@
 """The log `memory`: what enters the memory, row by row, in columns enough to make it anew.
 
 Invariant: rows of this log, in order, decide the memory; nothing else does.
-A row of kind `record` is a valid record. One of kind `label` is a target that became known later: it has the raw offset,
-time and keys of the record that it is for. One of kind `early` is a target whose record has not come; when that
-comes, a row of kind `label` follows at once.
+A row of kind `record` is a valid record. One of kind `label` is a target that became known later: it has the offset in
+this log, the time and the keys of the record that it is for. One of kind `early` is a target whose record has not
+come; when that comes, a row of kind `label` follows at once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from correnteza.features import Floats
-from correnteza.records import ID, OFFSET, TIMESTAMP, Schema
+from correnteza.records import ID, TIMESTAMP, Schema
 
 LOG = "memory"
 RECORD, LABEL, EARLY = "record", "label", "early"
 KEY, VALUE = "key:", "value:"
 """Before the names of the columns that hold keys, and values of sources."""
-TIME = "event_time"
+OF, TIME = "record", "event_time"
 
 
 def bys_of(schema: Schema) -> tuple[str | None, ...]:
@@ -36,7 +36,7 @@ def log_schema(schema: Schema) -> pa.Schema:
     """Columns of the log `memory`, without `offset`."""
     keys = [pa.field(KEY + by, schema.raw.field(by).type) for by in bys_of(schema) if by is not None]
     values = [pa.field(VALUE + name, pa.float64()) for name in sources_of(schema)]
-    first = [pa.field("kind", pa.string()), pa.field("raw_offset", pa.int64()), pa.field(ID, pa.string())]
+    first = [pa.field("kind", pa.string()), pa.field(OF, pa.int64()), pa.field(ID, pa.string())]
     return pa.schema([*first, pa.field(TIME, TIMESTAMP), *keys, *values])
 
 
@@ -44,13 +44,13 @@ def of_records(records: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
     """Rows of the log for valid records.
 
     Args:
-        records: with the column `offset` in front.
+        records: as in the log `raw`.
         schema: with the definitions.
     """
     rows = records.num_rows
     columns: dict[str, pa.Array] = {
         "kind": pa.repeat(RECORD, rows),
-        "raw_offset": records.column(OFFSET),
+        OF: pa.nulls(rows, pa.int64()),
         ID: records.column(ID),
         TIME: records.column(schema.timestamp) if schema.timestamp else pa.nulls(rows, TIMESTAMP),
     }

@@ -64,12 +64,14 @@ class Taken:
         columns: values per column of a feature that remembers, for the rows of kind `record`, shape [records]; NaN: missing.
         gone: keys that were let go, by `by`.
         keyless: records without a key, by `by`.
+        lost: targets that were let go before their record came, or that came after it had been let go; told at ends of blocks.
         snapshots: rows of the log `snapshots`.
     """
 
     columns: dict[str, Floats] = field(default_factory=dict)
     gone: dict[str, int] = field(default_factory=dict)
     keyless: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
     snapshots: list[pa.RecordBatch] = field(default_factory=list)
 
 
@@ -102,6 +104,7 @@ class Memory:
         self.offset = 0
         self.snapshot_offset = 0
         self._held_at_snapshot = 0
+        self._lost = 0
         self._remembering = tuple(one for one in schema.derived if one.remembers)
         self._plain = tuple(one for one in schema.derived if not one.remembers)
         self._keys = {by: Keys(self.limits.keys) for by in entries.bys_of(schema)}
@@ -109,7 +112,7 @@ class Memory:
         self._late = schema.target in entries.sources_of(schema)
         self._waiting = Waiting(self.limits.horizon_rows)
         self._record = pa.schema(
-            [f for f in self.log_schema if f.name in ("raw_offset", entries.TIME) or arranged.is_key(f.name)]
+            [f for f in self.log_schema if f.name in (entries.OF, entries.TIME) or arranged.is_key(f.name)]
         )
         self._single = Single(schema, self._keys, self._tails, self.limits.rows)
         self._settled = self._scalars()
@@ -127,7 +130,7 @@ class Memory:
     # Rows of the log
 
     def entries_of(self, records: pa.RecordBatch) -> pa.RecordBatch:
-        """Valid records (with their offsets in front) as rows of the log `memory`."""
+        """Valid records as rows of the log `memory`."""
         return entries.of_records(records, self.schema)
 
     def labels_of(self, ids: Sequence[str | None], targets: Sequence[float]) -> pa.RecordBatch:
@@ -199,7 +202,7 @@ class Memory:
         return [rows.slice(begin, end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _take_records(self, rows: pa.RecordBatch, taken: Taken, compute: bool) -> Columns:
-        times, raw_offsets = arranged.times_of(rows), rows.column("raw_offset").to_numpy()
+        times, numbers = arranged.times_of(rows), np.arange(self.offset + 1, self.offset + 1 + rows.num_rows)
         found: dict[str, Floats] = {}
         for by, keys in self._keys.items():
             slots = keys.take(arranged.key_column(rows, by), self.offset + 1)
@@ -212,11 +215,11 @@ class Memory:
                 if own == by:
                     tails.room_for(keys.slots)
                     values = entries.numbers(rows.column(entries.VALUE + source))
-                    ends = arranged.append(tails, slots[order], times[order], raw_offsets[order], values[order])
+                    ends = arranged.append(tails, slots[order], times[order], numbers[order], values[order])
                     if compute:
                         found |= self._features(by, source, order, slots, ends, times, values)
         if self._late:
-            self._remember(rows)
+            self._remember(rows.set_column(rows.schema.get_field_index(entries.OF), entries.OF, pa.array(numbers)))
         return found
 
     def _features(
@@ -239,7 +242,7 @@ class Memory:
         return found
 
     def _remember(self, rows: pa.RecordBatch) -> None:
-        """Note the records that wait for their target."""
+        """Note the records, with their offsets in the log, that wait for their target."""
         target = rows.column(entries.VALUE + self.schema.target)
         if target.null_count == 0:
             return
@@ -252,17 +255,17 @@ class Memory:
     def _take_labels(self, rows: pa.RecordBatch, kind: str) -> None:
         ids, targets = rows.column(ID).to_pylist(), rows.column(entries.VALUE + self.schema.target).to_pylist()
         if kind == entries.EARLY:
-            self._waiting.put_early(ids, targets)
+            self._lost += self._waiting.put_early(ids, targets)
             return
         self._waiting.drop_early(ids)
-        times, raw_offsets = arranged.times_of(rows), rows.column("raw_offset").to_numpy()
+        times, numbers = arranged.times_of(rows), rows.column(entries.OF).to_numpy()
         values = entries.numbers(rows.column(entries.VALUE + self.schema.target))
         for (by, source), tails in self._tails.items():
             if source == self.schema.target:
                 slots = self._keys[by].find(arranged.key_column(rows, by))
                 order = np.argsort(slots, kind="stable")[int((slots < 0).sum()) :]
                 if len(order):
-                    tails.insert(arranged.grouped(slots[order], times[order], raw_offsets[order], values[order]))
+                    tails.insert(arranged.grouped(slots[order], times[order], numbers[order], values[order]))
 
     # Ends of blocks
 
@@ -274,6 +277,7 @@ class Memory:
                 for (own, _), tails in self._tails.items():
                     if own == by:
                         tails.clear(gone)
+        taken.lost, self._lost = taken.lost + self._lost, 0
         if self.offset - self.snapshot_offset >= max(self.limits.snapshot_rows, self._held_at_snapshot):
             self.snapshot_offset = self.offset
             tables = self._tables()
@@ -366,8 +370,8 @@ class Memory:
 
     # Going on, or back
 
-    def _scalars(self) -> tuple[int, int, int]:
-        return self.offset, self.snapshot_offset, self._held_at_snapshot
+    def _scalars(self) -> tuple[int, int, int, int]:
+        return self.offset, self.snapshot_offset, self._held_at_snapshot, self._lost
 
     def _revocable(self) -> Iterable[Keys | Tails | Waiting]:
         return (*self._keys.values(), *self._tails.values(), self._waiting)
@@ -382,4 +386,4 @@ class Memory:
         """Be as at the last `settle`."""
         for part in self._revocable():
             part.undo()
-        self.offset, self.snapshot_offset, self._held_at_snapshot = self._settled
+        self.offset, self.snapshot_offset, self._held_at_snapshot, self._lost = self._settled

@@ -34,7 +34,7 @@ class Entries:
         slots: each slot once, shape [slots].
         counts: entries per slot, shape [slots].
         times_us: event times, shape [entries]; the smallest int64 where there is none.
-        numbers: raw offsets of the records that they are of, shape [entries].
+        numbers: of the records that they are of, in the order of the stream, shape [entries].
         values: shape [entries]; never NaN.
     """
 

@@ -20,7 +20,7 @@ HORIZON_ROWS = 100_000
 EARLY_ROWS = 10_000
 
 Record = tuple[Any, ...]
-"""Raw offset, event time and keys, as in the log `memory`."""
+"""Its offset in the log `memory`, event time and keys."""
 
 
 class Waiting:
@@ -65,14 +65,16 @@ class Waiting:
         """Labels that came before their record, by id."""
         return self._early
 
-    def put_early(self, ids: Sequence[str], targets: Sequence[float]) -> None:
-        """Remember labels whose record has not come."""
+    def put_early(self, ids: Sequence[str], targets: Sequence[float]) -> int:
+        """Remember labels whose record has not come; how many earlier ones were let go for them."""
         self._note_early()
         for name, target in zip(ids, targets, strict=True):
             self._early.pop(name, None)
             self._early[name] = target
-        while len(self._early) > EARLY_ROWS:
-            del self._early[next(iter(self._early))]
+        lost = max(0, len(self._early) - EARLY_ROWS)
+        for name in list(islice(self._early, lost)):
+            del self._early[name]
+        return lost
 
     def drop_early(self, ids: Iterable[str]) -> None:
         """Forget early labels, if there are any for these ids."""

@@ -184,6 +184,9 @@ def _events(taken: list[Taken]) -> Iterator[Event]:
         for by, count in one.gone.items():
             reason = f"{count} keys of {by!r} were forgotten: more than [normalizer] memory_keys; those seen longest ago went"
             yield Event("keys_forgotten", reason, {"by": by, "keys": count})
+        if one.lost:
+            reason = f"{one.lost} outcomes are for no record that is known; features of the target never saw them"
+            yield Event("outcomes_forgotten", reason, {"outcomes": one.lost})
     for by in dict.fromkeys(by for one in taken for by in one.keyless):
         count = sum(one.keyless.get(by, 0) for one in taken)
         reason = f"{count} records have no {by!r}; features by it are missing in them, and they are not remembered there"

@@ -15,7 +15,19 @@ from correnteza import config
 from correnteza.errors import Problem
 from correnteza.events import Event
 from correnteza.features import Ints
-from correnteza.normalizer.watermark import AHEAD, ANEW, APART, FAR_ROWS, FLUSHED, FULL, KINDS, LATE, ORDER, SECOND_US
+from correnteza.normalizer.watermark import (
+    AHEAD,
+    ANEW,
+    APART,
+    FAR_ROWS,
+    FLUSHED,
+    FULL,
+    KINDS,
+    LATE,
+    ORDER,
+    SECOND_US,
+    times_of,
+)
 from correnteza.records import OFFSET
 
 
@@ -89,6 +101,34 @@ class Disorder:
             rows = self._rows(kind)
             if len(rows):
                 yield self._event(name, rows, f"{len(rows)} records {reason}")
+
+    def ran_back(self, valid: pa.RecordBatch, last_us: int) -> tuple[list[Event], int]:
+        """Told where nothing puts records in order: those with a time far before that of the record before them.
+
+        Args:
+            valid: the valid records.
+            last_us: the last event time before them, `NEVER` where there is none.
+
+        Returns:
+            The events, and the last event time now.
+        """
+        if not self._timestamp or self._settings.lateness_s:
+            return [], last_us
+        times, dated = times_of(valid, self._timestamp)
+        times = np.append(last_us, times[dated])
+        falls_us = times[:-1] - times[1:]
+        far = falls_us > self._settings.future_s * SECOND_US
+        events = []
+        if far.any():
+            offsets = valid.column(OFFSET).to_numpy()[dated][far]
+            reason = (
+                f"{len(offsets)} records have a time more than [normalizer] future_s = {self._settings.future_s:g} before that "
+                "of the record before them; they were taken as they came, and windows in seconds hold what lies in them"
+            )
+            farthest_s = float(falls_us.max()) / SECOND_US
+            detail = {"records": len(offsets), "farthest_s": farthest_s, "first_raw_offset": int(offsets[0])}
+            events.append(Event("times_ran_back", reason, detail))
+        return events, int(times[-1])
 
     def _rows(self, kind: int) -> Ints:
         same = pc.fill_null(pc.equal(self._kinds, KINDS[kind]), False)

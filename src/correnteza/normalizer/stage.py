@@ -29,6 +29,7 @@ from correnteza.normalizer.deriving import Deriving, Mask, Recall, records_of
 from correnteza.normalizer.disorder import Disorder
 from correnteza.normalizer.encoding import Encoded, FieldCodes, category_rows, encode
 from correnteza.normalizer.scaling import Advanced, ScalingState, Version, advance, first_version, scaler_rows
+from correnteza.normalizer.watermark import NEVER
 from correnteza.records import ID, OFFSET, Schema
 from correnteza.stage import Step
 
@@ -57,6 +58,7 @@ class NormalizerState:
         codes: the codes of each category field, in the order of the schema.
         memory: offset of the last row of the log `memory`; 0 where no feature remembers.
         normalized: valid rows so far, which is the offset of the last one in the log `normalized`.
+        last_us: event time of the last valid record that has one; `NEVER` before it.
     """
 
     rows: int
@@ -64,6 +66,7 @@ class NormalizerState:
     codes: Mapping[str, FieldCodes]
     memory: int = 0
     normalized: int = 0
+    last_us: int = NEVER
 
 
 class NormalizerStage:
@@ -115,6 +118,7 @@ class NormalizerStage:
                 "schema": self.schema.as_dict(),
                 "rows": state.rows,
                 "normalized": state.normalized,
+                "last_us": state.last_us,
                 "scaling": state.scaling.dump(),
                 "codes": {name: [field.capped, list(field.codes)] for name, field in state.codes.items()},
                 **memory,
@@ -138,6 +142,7 @@ class NormalizerStage:
                 {name: FieldCodes.of(held.codes[name][1], held.codes[name][0]) for name in self.schema.categories},
                 held.memory,
                 held.normalized,
+                held.last_us,
             )
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
             raise DamagedLogError(
@@ -153,6 +158,7 @@ class NormalizerStage:
         problems = sorted([*validation.problems(records, self._records), *disorder.problems()], key=lambda p: p.index)
         derived = self.deriving.step(state.memory, batch, records, _valid(records, problems))
         valid = derived.records
+        falls, last_us = disorder.ran_back(valid, state.last_us) if self.deriving.remembers else ([], NEVER)
         offsets = valid.column(OFFSET).to_numpy()
         advanced = advance(
             state.scaling,
@@ -181,9 +187,11 @@ class NormalizerStage:
                 {name: done.state for name, done in encoded.items()},
                 derived.offset,
                 state.normalized + valid.num_rows,
+                last_us,
             ),
             (
                 *disorder.events(),
+                *falls,
                 *_rejections(records, problems),
                 *self._new_versions(advanced.new),
                 *self._caps(state, encoded),
@@ -233,6 +241,7 @@ class _Held(msgspec.Struct):
     codes: dict[str, tuple[bool, list[str]]]
     memory: int = 0
     normalized: int = 0
+    last_us: int = NEVER
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
