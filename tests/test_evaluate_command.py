@@ -296,6 +296,7 @@ def result_of(columns: Mapping[str, Any], drifts: Mapping[str, int] | None = Non
         rejected=0,
         seconds=1.0,
         peak_memory_bytes=1,
+        importances={},
     )
 
 
@@ -372,6 +373,10 @@ def test_the_error_without_each_group_of_features_is_that_of_a_run_without_it(ca
     assert set(without) == {"of at", "memory of y", "all derived features"}
     assert without["memory of y"]["columns"][0] == "y_lag_1"
     assert without["memory of y"]["mae"] > 1.2 * told["overall"]["mae"]
+    assert set(told["importances"]) == set(told["features"])
+    carrying = next(iter(told["importances"]))
+    assert carrying in without["memory of y"]["columns"], told["importances"]
+    assert told["importances"]["x"] < 0.1 * told["importances"][carrying]
     assert cli.main([*command, *cheap()]) == 0
     alone = json.loads(capsys.readouterr().out)
     assert alone["overall"]["mae"] == pytest.approx(without["all derived features"]["mae"])

@@ -20,7 +20,7 @@ from correnteza.curves import Part
 from correnteza.errors import ConfigError, TrainingFailedError
 from correnteza.generator.replay import ReplaySource
 from correnteza.generator.stage import GeneratorStage
-from correnteza.groups import worths
+from correnteza.groups import Worth, worths
 from correnteza.guess import guess, opened, rows_of
 from correnteza.offline import Result
 from correnteza.table import figure
@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+IMPORTANCE_ROWS = 1000
+"""Last records that tell which columns the model leans on."""
 LINES = 10
 """Lines of progress where there is no terminal."""
+LACKING = ("key_missing", "keys_forgotten", "times_ran_back", "late_records", "records_ahead", "order_anew", "held_back_full")
+"""Kinds of events that say what features that remember did not see, or not in order."""
 PLOT_EXTRA = 'no plots: matplotlib is not installed; pip install "correnteza[plot]"'
 
 
@@ -95,7 +99,8 @@ def run(request: Request) -> int:
         _say(f"note: {note}")
     records = Records(settings)
     with _Progress(rows) as progress:
-        result = offline.run(records, settings, progress.on_rows, progress.on_scored)
+        leaned_rows = IMPORTANCE_ROWS if request.groups else 0
+        result = offline.run(records, settings, progress.on_rows, progress.on_scored, leaned_rows)
     if not result.evaluations.num_rows:
         raise _nothing(request.file, result, settings)
     plots, missing = _plots(request, result, settings)
@@ -103,12 +108,12 @@ def run(request: Request) -> int:
     found = [*_troubles(records, result), *missing]
     if request.as_json:
         told = plain(_plain(request, settings, records, result, plots, [*notes, *found]))
-        told |= {"without_groups": [asdict(one) for one in worth]} if request.groups else {}
+        if request.groups:
+            told |= {"without_groups": [asdict(one) for one in worth], "importances": dict(result.importances)}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         _print(request, settings, result, plots)
-    for one in worth if not request.as_json else ():
-        print(f"MAE without {one.group} ({', '.join(one.columns)}): {figure(one.mae)}")
+        _print_groups(worth, result)
     for note in found:
         _say(f"note: {note}")
     return 0
@@ -178,6 +183,9 @@ def _troubles(records: Records, result: Result) -> list[str]:
     failed = [event["reason"] for event in events if event["kind"] == "training_failed"]
     if failed:
         found.append(f"{len(failed):,} trainings failed, the last one: {failed[-1]}")
+    for kind in LACKING:
+        told = [event["reason"] for event in events if event["kind"] == kind]
+        found += [told[0] + (f" (the first of {len(told):,} such events)" if len(told) > 1 else "")] if told else []
     return found
 
 
@@ -258,6 +266,15 @@ def _print(request: Request, settings: config.Settings, result: Result, plots: S
         print(fact)
     for path in plots:
         print(path)
+
+
+def _print_groups(worth: Sequence[Worth], result: Result) -> None:
+    """What was asked for with --groups; nothing where it was not."""
+    for one in worth:
+        print(f"MAE without {one.group} ({', '.join(one.columns)}): {figure(one.mae)}")
+    leans = [f"{name} {figure(rise)}" for name, rise in result.importances.items() if rise > 0]
+    if leans:
+        print(f"MAE of the last {IMPORTANCE_ROWS:,} records rises when a column is shuffled, by: {', '.join(leans)}")
 
 
 def _table(parts: Sequence[Part]) -> Table:

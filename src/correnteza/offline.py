@@ -30,7 +30,7 @@ from correnteza import events
 from correnteza.config import Normalizer, Settings
 from correnteza.events import Event, Events
 from correnteza.features import CATEGORIES, SCALERS
-from correnteza.log.base import OwnedLog, Policy, Slice
+from correnteza.log.base import LATEST, OwnedLog, Policy, Slice
 from correnteza.log.memory import MemoryStore
 from correnteza.memory import entries, snapshots
 from correnteza.normalizer.stage import NormalizerStage
@@ -38,9 +38,11 @@ from correnteza.normalizer.watermark import USUAL, Mark, Rule, Waiting, advance,
 from correnteza.records import as_batch, with_offsets
 from correnteza.stage import Runner
 from correnteza.trainer import evaluation, prequential
+from correnteza.trainer.importance import importances
 from correnteza.trainer.learning import Learner
 from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.registry import Registry, load_key
+from correnteza.trainer.served import Served
 from correnteza.trainer.state import State
 from correnteza.trainer.training import TrainingProcess
 from correnteza.trainer.upstream import Upstream
@@ -66,6 +68,8 @@ class Result:
         rejected: raw records that the normalizer refused.
         seconds: from the first record to the end of the last training.
         peak_memory_bytes: largest resident memory of this process since it started, and of its children.
+        importances: by how much the error of the last records rises when a column is shuffled, for the version that is in
+            service at the end, the largest first; empty when they were not asked for, or there is none.
     """
 
     evaluations: pa.Table
@@ -77,6 +81,7 @@ class Result:
     rejected: int
     seconds: float
     peak_memory_bytes: int
+    importances: Mapping[str, float]
 
     @property
     def records_per_s(self) -> float:
@@ -89,6 +94,7 @@ def run(
     settings: Settings,
     on_rows: Callable[[int], None] | None = None,
     on_scored: Callable[[pa.RecordBatch], None] | None = None,
+    importance_rows: int = 0,
 ) -> Result:
     """Normalize, predict, learn and train over some records, and tell how good the predictions were.
 
@@ -97,6 +103,7 @@ def run(
         settings: of the pipeline; a trigger by seconds is replaced as `by_rows` says.
         on_rows: called after each step, and at the end, with the raw records done so far.
         on_scored: called before that when rows were scored, with these rows of `evaluations`.
+        importance_rows: last records that importances are told from, at most; 0 for none.
 
     Raises:
         CorrentezaError: what would end a service of the running system.
@@ -109,7 +116,7 @@ def run(
             loop.drive()
     finally:
         training.close()
-    return loop.result(time.perf_counter() - began)
+    return loop.result(time.perf_counter() - began, importance_rows)
 
 
 def by_rows(settings: Settings) -> Settings:
@@ -144,6 +151,7 @@ class _Loop:
         self._store = MemoryStore()
         self._normalizer = _Normalizer(batches, settings)
         upstream = Upstream(self._normalizer, *self._normalizer.explaining(), schema)
+        self._schema, self._upstream, self._kept_rows = schema, upstream, own.window_rows
         told = _Told("learner", self._store.log("events", events.SCHEMA))
         registry = Registry(folder / "models", self._store, load_key(folder))
         self._learner = Learner(own, schema, self._store, registry, upstream, training, told, threading.Event())
@@ -179,7 +187,7 @@ class _Loop:
         if self._on_rows is not None:
             self._on_rows(self._normalizer.records_until(state.offset))
 
-    def result(self, seconds: float) -> Result:
+    def result(self, seconds: float, importance_rows: int) -> Result:
         """What the logs hold now."""
         evaluations = _all(self._evaluations)
         made, logs = self._normalizer, self._store.logs()
@@ -193,7 +201,19 @@ class _Loop:
             rejected=made.log("rejected").bounds().rows,
             seconds=seconds,
             peak_memory_bytes=_peak_memory_bytes(),
+            importances=self._importances(importance_rows) if importance_rows else {},
         )
+
+    def _importances(self, most_rows: int) -> Mapping[str, float]:
+        """Those of the version in service, told from the last labelled records."""
+        most_rows = min(most_rows, self._kept_rows)
+        rows = self._normalizer.log("normalized").read(LATEST, most_rows, back=most_rows).batch
+        rows = rows.filter(rows.column(self._schema.target).is_valid())
+        scorer = self._learner.stage.scorer
+        if not rows.num_rows or not isinstance(scorer, Served):
+            return {}
+        targets = rows.column(self._schema.target).to_numpy()
+        return importances(scorer.champion.predictor, *self._upstream.raw(rows), targets)
 
 
 class _Unsaved:

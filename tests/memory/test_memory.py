@@ -138,6 +138,20 @@ def test_every_value_is_that_of_the_naive_memory(derived: tuple[Feature, ...], s
                 assert value == wanted or abs(value - wanted) <= 1e-12 * max(scale, abs(wanted)), (one, place)
 
 
+@settings(deadline=None, max_examples=100)
+@given(features, streams, st.integers(0, 39))
+def test_a_target_has_no_part_in_what_was_made_before_it_was_known(
+    derived: tuple[Feature, ...], stream: list[dict[str, Any]], place: int
+) -> None:
+    """Its own record's features among it; nor has anything else of what comes later."""
+    rows, schema = rows_of(stream), RAW.with_derived(derived)
+    other = [{**row, "y": 77.0} if i >= place else row for i, row in enumerate(rows)]
+    seen = sum("label" not in row for row in rows[: place + 1])
+    found, expected = (bits(fed(Memory(schema, FEW), some)[1]) for some in (other, rows))
+    for one in derived:
+        assert found[one.name][:seen] == expected[one.name][:seen]
+
+
 @settings(deadline=None, max_examples=150)
 @given(features, streams, cuts)
 def test_neither_cuts_nor_undone_steps_nor_restarts_change_a_bit(
