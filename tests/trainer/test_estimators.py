@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from correnteza import config
 from correnteza.errors import ConfigError
-from correnteza.trainer import estimators
+from correnteza.trainer import estimators, service
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,23 @@ def test_what_cannot_be_trained_is_refused_with_the_fix_in_one_line(path: str, p
     with pytest.raises(ConfigError, match=words) as caught:
         estimators.check(path, params)
     assert "\n" not in str(caught.value)
+
+
+def test_checked_apart_it_is_refused_in_the_same_words_and_nothing_of_it_is_loaded_here() -> None:
+    path = "xmlrpc.server.SimpleXMLRPCServer"
+    with pytest.raises(ConfigError, match="is not a scikit-learn regressor") as caught:
+        estimators.check_apart(path, {})
+    assert "\n" not in str(caught.value)
+    assert "xmlrpc.server" not in sys.modules
+    estimators.check_apart("sklearn.linear_model.Ridge", {"alpha": 2.0})
+
+
+def test_a_trainer_with_a_wrong_estimator_does_not_start(tmp_path: Path) -> None:
+    """And says so before it has written anything."""
+    pipeline, trainer = config.Pipeline(data_dir=tmp_path), config.Trainer(params={"n_estimatorz": 5})
+    with socket.socket() as unused, pytest.raises(ConfigError, match=r"^trainer\.params\.n_estimatorz: .*'n_estimators'"):
+        service.main(config.Settings(pipeline=pipeline, trainer=trainer), unused)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_seed_and_one_thread_are_set_unless_the_parameters_say_otherwise() -> None:

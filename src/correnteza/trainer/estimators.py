@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -36,6 +39,14 @@ def check(path: str, params: Mapping[str, Any]) -> None:
         ConfigError: no such module or class, not a regressor, no such parameter, or a value that it refuses.
     """
     build(path, params, 0)
+
+
+def check_apart(path: str, params: Mapping[str, Any]) -> None:
+    """As `check`, in a process of its own: who answers questions loads no scikit-learn, and none of a user's modules."""
+    command = [sys.executable, "-P", "-m", __name__, path, json.dumps(dict(params))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very module
+    if ended.returncode:
+        raise ConfigError(ended.stderr.strip().rpartition("\n")[2] or f"{_KEY} = {path!r}: checking it ended its process")
 
 
 def build(path: str, params: Mapping[str, Any], seed: int) -> Any:
@@ -172,3 +183,10 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    try:
+        check(sys.argv[1], json.loads(sys.argv[2]))
+    except ConfigError as error:
+        sys.exit(str(error))

@@ -21,6 +21,7 @@ from correnteza.features import Floats, Ints
 from correnteza.trainer import estimators, linear
 from correnteza.trainer.linear import Linear
 from correnteza.trainer.recipe import Base, Cohort, Expert, Recipe
+from correnteza.trainer.trees import send_missing
 
 FORESTS = ("RandomForestRegressor", "ExtraTreesRegressor")
 """Estimators of scikit-learn's `ensemble` that can grow a few trees at a time."""
@@ -283,7 +284,9 @@ class _Builder:
     def _grown(self, part: Linear, expert: Expert, cohort: Cohort) -> list[Any]:
         features, targets = self.rows.between(cohort.first, cohort.last, expert.plain)
         rest = targets - part.predict(self._prepared(features))[:, 0]
-        return list(self._fitted(cohort.trees, features, rest, cohort.seed).estimators_)
+        grown = list(self._fitted(cohort.trees, features, rest, cohort.seed).estimators_)
+        send_missing(grown, features, cohort.seed)
+        return grown
 
     def _fitted(self, trees: int, features: Floats, targets: Floats, seed: int) -> Any:
         leaf = self.params.get("min_samples_leaf", 1)

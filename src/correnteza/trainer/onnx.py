@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,41 +29,27 @@ from correnteza.features import OTHER, Codes, Floats, Scaler
 from correnteza.records import Schema
 from correnteza.trainer.estimators import FEATURE_LIMIT, allows_missing, limited, prepared
 from correnteza.trainer.forest import SPREAD_FLOOR, SPREAD_LEAST, SPREAD_TREES, Mixture
-from correnteza.trainer.linear import Linear
+from correnteza.trainer.pieces import (
+    ML,
+    ML_OPSET_CONVERTED,
+    ML_OPSET_TREES,
+    Part,
+    column_sum,
+    lines,
+    rounded,
+    spread,
+    tree_node,
+)
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.probe import raw
-from correnteza.trainer.trees import Ensemble, attributes, flatten, of_mixture, of_spread
+from correnteza.trainer.trees import Ensemble, flatten, hidden, of_mixture, of_spread
 
-ML = "ai.onnx.ml"
 IR_VERSION = 10
 OPSET = 18
-ML_OPSET_TREES = 5
-"""The first with the operator TreeEnsemble."""
-ML_OPSET_CONVERTED = 4
-"""The first whose LabelEncoder gives doubles, and the last with the tree operator that skl2onnx writes."""
 TOLERANCE = 1e-4
 """How far an export may be from the estimator, as a share of the prediction and of the predictions' spread."""
 OUTPUTS = (("prediction", 1), ("spread", 1), ("experts", "E"), ("features", "F"))
 """Names of the graph's outputs, and their widths."""
-SUM = 1
-"""Value of TreeEnsemble's `aggregate_function`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of the graph.
-
-    Args:
-        nodes: in an order in which they can run.
-        constants: that they use.
-        ml_opset: version of ai.onnx.ml that they need.
-        agreeing: share of probe rows on which the answer must be the estimator's.
-    """
-
-    nodes: list[onnx.NodeProto]
-    constants: list[onnx.TensorProto]
-    ml_opset: int = ML_OPSET_CONVERTED
-    agreeing: float = 1.0
 
 
 def export(fitted: Any, scaler: Scaler, codes: Codes, schema: Schema, probe: Floats | None = None) -> bytes:
@@ -175,96 +161,27 @@ def _label_encoder(values: Sequence[str], source: str, result: str) -> onnx.Node
 def _mixture(mixture: Mixture) -> Part:
     """The experts of an adaptive forest and their mixture; see `forest`."""
     part, members = mixture.linear(), len(mixture.members)
-    # Neither matrix products nor ReduceSum: their last bit depends on how many rows are computed at once.
     counted = np.array([*range(members), *([0] if mixture.recipe.local is not None else [])])
-    steps = _linear(part, mixture.n_numeric)
+    steps = lines(part, mixture.n_numeric)
+    apart = spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR, SPREAD_LEAST), hidden(mixture, SPREAD_TREES))
     nodes = [
-        *_rounded(),
-        _tree_node(of_mixture(mixture), "compared", "leaves"),
+        *rounded(),
+        tree_node(of_mixture(mixture), "compared", "leaves"),
         *steps.nodes,
         helper.make_node("Gather", ["leaves", "counted"], ["forests"], axis=1),
         helper.make_node("Add", ["forests", "lines"], ["experts"]),
         helper.make_node("Mul", ["experts", "weights"], ["shares"]),
-        *_column_sum("shares", len(counted), axis=1, result="prediction"),
-        *_spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR, SPREAD_LEAST)),
+        *column_sum("shares", len(counted), axis=1, result="prediction"),
+        *apart.nodes,
     ]
     constants = [
         *steps.constants,
+        *apart.constants,
         numpy_helper.from_array(counted, "counted"),
         numpy_helper.from_array(np.array([-1]), "last_axis"),
         numpy_helper.from_array(np.array(mixture.recipe.weights)[None, :], "weights"),
     ]
     return Part(nodes, constants, ML_OPSET_TREES)
-
-
-def _linear(part: Linear, numbers: int) -> Part:
-    """From `prepared` to `lines`, what `Linear.predict` computes, shape [rows, parts]."""
-    nodes, constants, sums = [], [numpy_helper.from_array(part.intercepts[None, :], "intercepts")], ["intercepts"]
-    if numbers:
-        constants += [
-            numpy_helper.from_array(np.arange(numbers), "number_columns"),
-            numpy_helper.from_array(np.array(0.0), "mean_number"),
-            numpy_helper.from_array(part.low[None], "low"),
-            numpy_helper.from_array(part.high[None], "high"),
-            numpy_helper.from_array(part.slopes[None], "slopes"),
-            numpy_helper.from_array(np.array([1]), "parts_axis"),
-        ]
-        nodes += [
-            helper.make_node("Gather", ["prepared", "number_columns"], ["seen_numbers"], axis=1),
-            helper.make_node("IsNaN", ["seen_numbers"], ["missing_numbers"]),
-            helper.make_node("Where", ["missing_numbers", "mean_number", "seen_numbers"], ["all_numbers"]),
-            helper.make_node("Unsqueeze", ["all_numbers", "parts_axis"], ["each_part"]),
-            helper.make_node("Max", ["each_part", "low"], ["raised"]),
-            helper.make_node("Min", ["raised", "high"], ["within"]),
-            helper.make_node("Mul", ["within", "slopes"], ["sloped"]),
-            *_column_sum("sloped", numbers, axis=2, result="line_of_columns"),
-            helper.make_node("Squeeze", ["line_of_columns", "last_axis"], ["line"]),
-        ]
-        sums.append("line")
-    for place, effects in enumerate(part.effects):
-        made = _effects(effects, place, numbers + place)
-        nodes += made.nodes
-        constants += made.constants
-        sums.append(f"effect_{place}")
-    nodes.append(helper.make_node("Sum", sums, ["lines"]))
-    return Part(nodes, constants)
-
-
-def _column_sum(source: str, columns: int, axis: int, result: str) -> list[onnx.NodeProto]:
-    """The sum along an axis, which stays; from the first column to the last, unlike ReduceSum, however many rows there are."""
-    names = [f"{source}_{column}" for column in range(columns)]
-    split = helper.make_node("Split", [source], names, axis=axis, num_outputs=columns)
-    return [split, helper.make_node("Sum", names, [result])]
-
-
-def _effects(effects: Floats, place: int, column: int) -> Part:
-    """The effect of one category field: the row of its table that `linear.indices` names."""
-    names = {name: f"{name}_{place}" for name in ("code_of", "table", "last", "zero")}
-    last = len(effects) - 1
-    constants = [
-        numpy_helper.from_array(np.array(column), names["code_of"]),
-        numpy_helper.from_array(effects, names["table"]),
-        numpy_helper.from_array(np.array(float(last)), names["last"]),
-        numpy_helper.from_array(np.array(0.0), names["zero"]),
-    ]
-    nodes = [
-        helper.make_node("Gather", ["prepared", names["code_of"]], [f"seen_{place}"], axis=1),
-        helper.make_node("GreaterOrEqual", [f"seen_{place}", names["zero"]], [f"real_{place}"]),  # False for NaN
-        helper.make_node("Where", [f"real_{place}", f"seen_{place}", names["last"]], [f"counted_{place}"]),
-        helper.make_node("Min", [f"counted_{place}", names["last"]], [f"bounded_{place}"]),
-        helper.make_node("Cast", [f"bounded_{place}"], [f"index_{place}"], to=TensorProto.INT64),
-        helper.make_node("Gather", [names["table"], f"index_{place}"], [f"effect_{place}"], axis=0),
-    ]
-    return Part(nodes, constants)
-
-
-def _spread(ensemble: Ensemble) -> list[onnx.NodeProto]:
-    base = helper.make_node("Constant", [], ["least_spread"], value=numpy_helper.from_array(np.array(ensemble.base)))
-    return [
-        base,
-        _tree_node(ensemble, "compared", "deviations"),
-        helper.make_node("Add", ["deviations", "least_spread"], ["spread"]),
-    ]
 
 
 def _alone(part: Part) -> Part:
@@ -281,14 +198,6 @@ def _alone(part: Part) -> Part:
 
 def _alone_converted(fitted: Any, width: int, kind: int) -> Part:
     return _alone(_converted(fitted, width, kind))
-
-
-def _rounded() -> list[onnx.NodeProto]:
-    """What scikit-learn's trees compare: single precision."""
-    return [
-        helper.make_node("Cast", ["prepared"], ["rounded"], to=TensorProto.FLOAT),
-        helper.make_node("Cast", ["rounded"], ["compared"], to=TensorProto.DOUBLE),
-    ]
 
 
 def _behind_features(fitted: Any, estimator: Part) -> Part:
@@ -323,23 +232,11 @@ def _estimator_parts(fitted: Any, width: int) -> list[Callable[[], Part]]:
 def _trees(ensemble: Ensemble) -> Part:
     nodes, source = [], "prepared"
     if ensemble.float32:
-        nodes, source = _rounded(), "compared"
-    nodes.append(_tree_node(ensemble, source, "leaves"))
+        nodes, source = rounded(), "compared"
+    nodes.append(tree_node(ensemble, source, "leaves"))
     nodes.append(helper.make_node("Add", ["leaves", "base"], ["sum"]))
     nodes.append(helper.make_node("Exp" if ensemble.exponential else "Identity", ["sum"], ["prediction"]))
     return Part(nodes, [numpy_helper.from_array(np.array(ensemble.base), "base")], ML_OPSET_TREES)
-
-
-def _tree_node(ensemble: Ensemble, source: str, result: str) -> onnx.NodeProto:
-    node = helper.make_node("TreeEnsemble", [source], [result], domain=ML, n_targets=ensemble.targets, aggregate_function=SUM)
-    integers, tensors = attributes(ensemble)
-    for name, values in integers.items():
-        # Not through `helper`, which looks at each number by itself.
-        node.attribute.add(name=name, type=onnx.AttributeProto.INTS).ints.extend(values.tolist())
-    node.attribute.extend(
-        helper.make_attribute(name, numpy_helper.from_array(values, name)) for name, values in tensors.items()
-    )
-    return node
 
 
 def _converted(fitted: Any, width: int, kind: int) -> Part:

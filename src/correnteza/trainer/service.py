@@ -29,7 +29,7 @@ from correnteza.log.base import OwnedLog, Store
 from correnteza.log.sql import SqlStore
 from correnteza.records import INTEGER_LIMIT, empty, with_offsets
 from correnteza.tracing import opened
-from correnteza.trainer import curve, evaluation, labels, predict, prequential, protocols, vectors
+from correnteza.trainer import curve, estimators, evaluation, labels, predict, prequential, protocols, vectors
 from correnteza.trainer.answers import PREDICTIONS, Answers
 from correnteza.trainer.board import Repeated
 from correnteza.trainer.champion import Follower
@@ -69,8 +69,11 @@ def main(settings: Settings, listening: socket.socket) -> int:
         listening: the socket that clients connect to.
 
     Raises:
+        ConfigError: the estimator or its parameters do not exist.
         CorrentezaError: the database or the registry's key cannot be taken.
     """
+    if settings.trainer.model_fields_set & {"estimator", "params"}:
+        estimators.check_apart(settings.trainer.estimator, settings.trainer.params)
     if settings.trainer.servers > 1:
         from correnteza.trainer import servers
 

@@ -19,7 +19,7 @@ from correnteza.errors import TrainingFailedError
 from correnteza.features import Floats, Ints
 
 if TYPE_CHECKING:
-    from correnteza.trainer.forest import Mixture
+    from correnteza.trainer.forest import Member, Mixture
 
 Flags = npt.NDArray[np.bool_]
 
@@ -147,9 +147,7 @@ def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensem
         floor: least spread, as a share of the mean one.
         least: least spread, as a share of the deviation of the expert's targets.
     """
-    experts = mixture.recipe.experts
-    heaviest = mixture.members[max(range(len(experts)), key=lambda i: experts[i].weight)]
-    chosen = [tree.tree_ for tree in heaviest.trees[-trees:]]
+    heaviest, chosen = _heaviest(mixture, trees)
     deviations = [np.sqrt(np.maximum(tree.impurity, 0.0)) for tree in chosen]
     leaves = [np.where(tree.children_left < 0, tree.weighted_n_node_samples, 0.0) for tree in chosen]
     mean = float(np.average(np.concatenate(deviations), weights=np.concatenate(leaves)))
@@ -158,6 +156,82 @@ def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensem
         return _joined([replace(_of_tree(tree, 0.0), value=np.zeros(len(tree.feature))) for tree in chosen[:1]], base=bottom)
     shares = [replace(_of_tree(t, 0.0), value=d / len(chosen)) for t, d in zip(chosen, deviations, strict=True)]
     return _joined(shares, base=max(floor * mean, bottom))
+
+
+def hidden(mixture: Mixture, trees: int) -> Floats:
+    """How much each field has the answers differ: their deviation that is unknown where the field is missing.
+
+    In the linear part it is that of slope times number, or that of the categories' effects; in a tree, that between the
+    two sides of the splits on the field.
+
+    Args:
+        mixture: the model.
+        trees: how many trees of the heaviest expert, at most.
+
+    Returns:
+        In the target's unit, shape [features].
+    """
+    heaviest, chosen = _heaviest(mixture, trees)
+    part = heaviest.linear
+    effects = [float(np.std(table[:-1, 0])) if len(table) > 1 else 0.0 for table in part.effects]
+    in_lines = np.array([*np.abs(part.slopes[0]), *effects])
+    size = max(float(np.abs(tree.value).max()) for tree in chosen) or 1.0  # keeps the squares finite
+    in_trees = [_between_sides(tree, len(in_lines), size) for tree in chosen]
+    found: Floats = np.hypot(in_lines, np.sqrt(np.mean(in_trees, axis=0)) * size)
+    return found
+
+
+def _between_sides(tree: Any, features: int, size: float) -> Floats:
+    """Variance of a tree's answers between the sides of the splits on each feature, in squares of `size`, shape [features]."""
+    inner = np.flatnonzero(tree.children_left >= 0)
+    rows, value = tree.weighted_n_node_samples, tree.value[:, 0, 0] / size
+    left, right = tree.children_left[inner], tree.children_right[inner]
+    apart = rows[left] * rows[right] / (rows[inner] * rows[0]) * (value[left] - value[right]) ** 2
+    found: Floats = np.bincount(tree.feature[inner], apart, features).astype(np.float64)
+    return found
+
+
+def send_missing(trees: Sequence[Any], features: Floats, seed: int) -> None:
+    """Have fitted trees send a field that was never missing either way, as often as the rows went; in place.
+
+    scikit-learn sends what is missing for the first time to the larger side of each split, so that a record with few
+    fields is answered like the most frequent one. Here a tree takes a missing field for a quantile of what its rows have
+    there, each tree for another one, evenly spread. So the mean over the trees is about that over what the field may be,
+    as with fractions of a row (Quinlan, "C4.5", 1993, chapter 3), in one pass.
+
+    Args:
+        trees: regression trees of scikit-learn.
+        features: that they were fitted on, NaN is missing, shape [rows, features].
+        seed: of which tree takes which quantile.
+    """
+    draw, count = np.random.default_rng(seed), len(trees)
+    steps = np.stack([draw.permutation(count) for _ in features.T], axis=1)
+    quantiles = (steps + draw.random(steps.shape)) / count
+    complete = np.isnan(features).sum(axis=0) == 0
+    for tree, wanted in zip(trees, quantiles, strict=True):
+        _send_missing(tree.tree_, wanted, complete)
+
+
+def _send_missing(tree: Any, wanted: Floats, complete: Flags) -> None:
+    """Send what is missing the way of some quantile of each feature, shape [features]; level by level."""
+    left, right, rows, ways = tree.children_left, tree.children_right, tree.weighted_n_node_samples, tree.missing_go_to_left
+    quantiles = np.tile(wanted, (len(left), 1))  # among the rows of each node
+    level = np.zeros(1, np.int64)
+    while len(level := level[left[level] >= 0]):
+        low, high, feature = left[level], right[level], tree.feature[level]
+        share, quantile = rows[low] / rows[level], quantiles[level, feature]
+        ways[level] = np.where(complete[feature], quantile < share, ways[level])
+        quantiles[low] = quantiles[high] = quantiles[level]
+        quantiles[low, feature] = np.minimum(quantile / share, 1.0)
+        quantiles[high, feature] = np.maximum((quantile - share) / (1.0 - share), 0.0)
+        level = np.concatenate([low, high])
+
+
+def _heaviest(mixture: Mixture, trees: int) -> tuple[Member, list[Any]]:
+    """The expert with the largest share in the prediction, and its last trees."""
+    experts = mixture.recipe.experts
+    member = mixture.members[max(range(len(experts)), key=lambda i: experts[i].weight)]
+    return member, [tree.tree_ for tree in member.trees[-trees:]]
 
 
 def _of_tree(tree: Any, weight: float, target: int = 0) -> Nodes:
