@@ -221,6 +221,27 @@ def test_the_janitor_waits_for_readers_and_the_loss_of_unread_rows_is_an_event()
     assert told == "unread_rows_removed: log raw: 6 rows were removed unread, because it held more than hard_rows=10"
 
 
+def test_a_reader_is_shown_with_how_far_it_is_until_it_is_struck_out() -> None:
+    """Who reads on under the name is registered again, so that one of the services cannot be harmed for long."""
+    world = World()
+    world.log.append(rows(20))
+    with served(world) as url:
+
+        def shown() -> dict[str, Any]:
+            readers: dict[str, Any] = requests.get(f"{url}/status", timeout=ANSWER_S).json()["logs"]["records"]["readers"]
+            return readers
+
+        cursor = requests.get(f"{url}/records?limit=4&reader=slow&keep_rows=2", timeout=ANSWER_S).json()["next"]
+        requests.get(f"{url}/records?reader=slow&keep_rows=2&after={cursor}", timeout=ANSWER_S)
+        assert shown() == {"slow": {"passed": 4, "keep_rows": 2}}
+        struck = requests.delete(f"{url}/readers/slow", timeout=ANSWER_S)
+        assert (struck.status_code, struck.json()) == (200, {"reader": "slow", "logs": ["raw"]})
+        assert shown() == {}
+        assert "not registered" in refused(requests.delete(f"{url}/readers/slow", timeout=ANSWER_S), 404)["detail"]
+        requests.get(f"{url}/records?reader=slow&after={cursor}", timeout=ANSWER_S)
+        assert shown() == {"slow": {"passed": 4, "keep_rows": 0}}
+
+
 def test_a_log_that_cannot_be_trimmed_is_an_event_and_the_others_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     other = world.store.log("other", COLUMNS)

@@ -251,6 +251,21 @@ def retention_waits_for_registered_readers(make: Callable[[], Subject]) -> None:
     assert subject.log.bounds().first == 16
 
 
+def readers_that_are_struck_out_are_waited_for_no_longer(make: Callable[[], Subject]) -> None:
+    """Whether they were written down before or not; and each says how far it is until then."""
+    subject = make()
+    subject.log.append(rows(20))
+    subject.owned.register("slow", subject.owned.cursor(12), keep_rows=4)
+    subject.owned.register("new", None)
+    assert {name: (it.passed, it.keep_rows) for name, it in subject.owned.readers().items()} == {"slow": (12, 4), "new": (0, 0)}
+    assert subject.owned.trim(Policy(rows=1), time.time()).rows == 0
+    assert [subject.owned.unregister(name) for name in ("new", "new", "nobody")] == [True, False, False]
+    assert subject.owned.trim(Policy(rows=1), time.time()).rows == 8
+    assert subject.owned.unregister("slow")
+    assert subject.owned.readers() == {}
+    assert subject.owned.trim(Policy(rows=1), time.time()).rows == 11
+
+
 def retention_by_age_spares_the_young(make: Callable[[], Subject]) -> None:
     """Rows older than the age go; in an hour they will be, now they are not."""
     subject = make()
@@ -274,6 +289,7 @@ LOG_LAWS: Sequence[Callable[[Callable[[], Subject]], None]] = (
     many_writers_lose_nothing,
     retention_removes_the_oldest_rows,
     retention_waits_for_registered_readers,
+    readers_that_are_struck_out_are_waited_for_no_longer,
     retention_by_age_spares_the_young,
 )
 

@@ -115,6 +115,14 @@ class Log(Protocol):
         """The ends of the log, now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How far a registered reader is: rows up to `passed` may go, but for the last `keep_rows` of them."""
+
+    passed: int
+    keep_rows: int = 0
+
+
 class OwnedLog(Log, Protocol):
     """A log in a store of this process: it can also be watched and be registered with."""
 
@@ -129,6 +137,12 @@ class OwnedLog(Log, Protocol):
             after: its cursor; rows up to it may go. None when it has read nothing.
             keep_rows: rows before its cursor that it wants to be able to read again.
         """
+
+    def unregister(self, reader: str) -> bool:
+        """Wait for a reader no longer; whether it was registered. One that reads on is registered again by that."""
+
+    def readers(self) -> dict[str, Reader]:
+        """Who is registered, and how far each is."""
 
     def trim(self, policy: Policy, now: float) -> Trimmed:
         """Remove rows at the head that the policy lets go; `now` is Unix time in seconds."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from correnteza.errors import ConfigError, FencedError, LogError
 from correnteza.log import cursors
-from correnteza.log.base import Appended, Bounds, Claim, Policy, Slice, Trimmed
+from correnteza.log.base import Appended, Bounds, Claim, Policy, Reader, Slice, Trimmed
 from correnteza.log.retention import new_first
 from correnteza.log.watch import Watch
 from correnteza.records import empty, with_offsets
@@ -33,7 +33,7 @@ class MemoryLog:
         self._times: list[float] = []  # when each batch was appended, Unix time
         self._first = 1
         self._next = 1
-        self._readers: dict[str, tuple[int, int]] = {}
+        self._readers: dict[str, Reader] = {}
         self._watch = Watch()
         self.subscribe = self._watch.subscribe
 
@@ -96,7 +96,17 @@ class MemoryLog:
         """See `OwnedLog.register`."""
         offset = 0 if after is None else cursors.read(after, self._id, self.name)
         with self._lock:
-            self._readers[reader] = (offset, keep_rows)
+            self._readers[reader] = Reader(offset, keep_rows)
+
+    def unregister(self, reader: str) -> bool:
+        """See `OwnedLog.unregister`."""
+        with self._lock:
+            return self._readers.pop(reader, None) is not None
+
+    def readers(self) -> dict[str, Reader]:
+        """See `OwnedLog.readers`."""
+        with self._lock:
+            return dict(self._readers)
 
     def trim(self, policy: Policy, now: float) -> Trimmed:
         """See `OwnedLog.trim`."""

@@ -12,34 +12,38 @@ from collections.abc import Iterable
 
 from correnteza.errors import LogError
 from correnteza.events import Events
-from correnteza.log.base import Bounds, OwnedLog, Policy, Store
+from correnteza.log.base import Bounds, OwnedLog, Policy, Reader, Store
 
 
-def new_first(bounds: Bounds, policy: Policy, aged: int, readers: Iterable[tuple[int, int]]) -> tuple[int, int]:
+def new_first(bounds: Bounds, policy: Policy, aged: int, readers: Iterable[Reader]) -> tuple[int, int]:
     """The offset at which the log may begin from now on.
 
     Args:
         bounds: where it begins and ends now.
         policy: what is to be kept.
         aged: first offset that is not too old yet.
-        readers: for each registered reader the offset it has passed and the rows before it that it still wants.
+        readers: that are registered.
 
     Returns:
         The new first offset, and how many of the removed rows some reader had not passed.
 
-    >>> new_first(Bounds(1, 101, 100), Policy(rows=10), 1, [(50, 0)])
+    >>> new_first(Bounds(1, 101, 100), Policy(rows=10), 1, [Reader(50)])
     (51, 0)
-    >>> new_first(Bounds(1, 101, 100), Policy(rows=10, hard_rows=20), 1, [(50, 0)])
+    >>> new_first(Bounds(1, 101, 100), Policy(rows=10, hard_rows=20), 1, [Reader(50)])
     (81, 30)
     """
     wanted = aged if policy.rows is None else max(aged, bounds.next - policy.rows)
-    passed = [(offset, offset + 1 - keep_rows) for offset, keep_rows in readers]
-    first = min([wanted, *(needed for _, needed in passed)])
+    known = list(readers)
+    first = min([wanted, *(reader.passed + 1 - reader.keep_rows for reader in known)])
     if policy.hard_rows is not None:
         first = max(first, bounds.next - policy.hard_rows)
     first = min(max(first, bounds.first), bounds.next)
-    unread = max([0, *(first - 1 - max(offset, bounds.first - 1) for offset, _ in passed)])
-    return first, unread
+    return first, unread_rows(bounds, first, known)
+
+
+def unread_rows(bounds: Bounds, first: int, readers: Iterable[Reader]) -> int:
+    """How many of the rows before `first` some reader has not passed, of those that are there."""
+    return max([0, *(first - 1 - max(reader.passed, bounds.first - 1) for reader in readers)])
 
 
 class Janitor:

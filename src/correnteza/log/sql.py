@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 
 from correnteza.errors import ConfigError, DamagedLogError, FencedError, LogError
 from correnteza.log import cursors
-from correnteza.log.base import Appended, Bounds, Claim, Policy, Slice, Trimmed
-from correnteza.log.retention import new_first
+from correnteza.log.base import Appended, Bounds, Claim, Policy, Reader, Slice, Trimmed
+from correnteza.log.retention import new_first, unread_rows
 from correnteza.log.sqlite import Connections, quoted
 from correnteza.log.watch import Watch
 from correnteza.records import OFFSET, as_batch, empty, with_offsets
@@ -156,6 +156,16 @@ class SqlLog:
         offset = 0 if after is None else cursors.read(after, self._id, self.name)
         self._store.note_reader(self.name, reader, offset, keep_rows)
 
+    def unregister(self, reader: str) -> bool:
+        """See `OwnedLog.unregister`."""
+        return self._store.forget_reader(self.name, reader)
+
+    def readers(self) -> dict[str, Reader]:
+        """See `OwnedLog.readers`."""
+        with self._store.connections.read() as connection:
+            written = self._written(connection)
+        return written | self._store.readers_of(self.name)
+
     def trim(self, policy: Policy, now: float) -> Trimmed:
         """See `OwnedLog.trim`."""
         self._store.save_readers()
@@ -168,17 +178,22 @@ class SqlLog:
                 bounds = self._bounds(connection)
                 wanted, readers = self._wanted(connection, policy, now)
                 first = min(wanted, bounds.first + TRIM_ROWS)
-                unread += max([0, *(first - 1 - max(offset, bounds.first - 1) for offset, _ in readers)])
+                unread += unread_rows(bounds, first, readers)
                 removed += first - bounds.first
                 self._remove(connection, first)
         if removed:
             self._store.give_back_space()
         return Trimmed(removed, unread)
 
-    def _wanted(self, connection: Any, policy: Policy, now: float) -> tuple[int, list[tuple[int, int]]]:
-        """Where the log may begin, and how far its readers are with what they want to keep."""
+    def _written(self, connection: Any) -> dict[str, Reader]:
+        """Its readers, as the file has them."""
+        rows = connection.all("select reader, offset, keep_rows from correnteza_readers where log = ?", self.name)
+        return {reader: Reader(offset, keep_rows) for reader, offset, keep_rows in rows}
+
+    def _wanted(self, connection: Any, policy: Policy, now: float) -> tuple[int, list[Reader]]:
+        """Where the log may begin, and how far its readers are."""
         bounds = self._bounds(connection)
-        readers = connection.all("select offset, keep_rows from correnteza_readers where log = ?", self.name)
+        readers = [*self._written(connection).values()]
         first, _ = new_first(bounds, policy, self._aged(connection, bounds.first, policy, now), readers)
         return first, readers
 
@@ -211,8 +226,8 @@ class SqlStore:
         self.connections = Connections(path, TABLES)
         self._logs: dict[str, SqlLog] = {}
         self._unbounded: set[str] = set()
-        self._readers: dict[tuple[str, str], tuple[int, int]] = {}
-        self._saved: dict[tuple[str, str], tuple[int, int]] = {}
+        self._readers: dict[tuple[str, str], Reader] = {}
+        self._saved: dict[tuple[str, str], Reader] = {}
         self._lock = threading.Lock()
 
     def log(self, name: str, schema: pa.Schema, *, bounded: bool = True) -> SqlLog:
@@ -286,9 +301,20 @@ class SqlStore:
     def note_reader(self, log: str, reader: str, offset: int, keep_rows: int) -> None:
         """Remember how far a reader is; a new one is written down at once."""
         key = (log, reader)
-        self._readers[key] = (offset, keep_rows)
+        self._readers[key] = Reader(offset, keep_rows)
         if key not in self._saved:
             self.save_readers()
+
+    def readers_of(self, log: str) -> dict[str, Reader]:
+        """The readers of a log that this process has heard of."""
+        return {reader: how for (of, reader), how in dict(self._readers).items() if of == log}
+
+    def forget_reader(self, log: str, reader: str) -> bool:
+        """Strike a reader of a log out; whether it was there."""
+        with self._lock, self.connections.write() as connection:
+            struck = connection.all("delete from correnteza_readers where log = ? and reader = ? returning log", log, reader)
+            self._saved.pop((log, reader), None)
+            return self._readers.pop((log, reader), None) is not None or bool(struck)
 
     def save_readers(self) -> None:
         """Write down how far readers are. Older positions in the file only keep more rows than needed."""
@@ -297,10 +323,9 @@ class SqlStore:
             if not changed:
                 return
             with self.connections.write() as connection:
-                for (log, reader), (offset, keep_rows) in changed.items():
-                    connection.run(
-                        "insert or replace into correnteza_readers values (?, ?, ?, ?)", log, reader, offset, keep_rows
-                    )
+                for (log, reader), how in changed.items():
+                    values = log, reader, how.passed, how.keep_rows
+                    connection.run("insert or replace into correnteza_readers values (?, ?, ?, ?)", *values)
             self._saved.update(changed)
 
     def give_back_space(self) -> None:

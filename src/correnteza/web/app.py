@@ -90,6 +90,13 @@ def _shared(service: Service) -> APIRouter:
         async def schema() -> Response:
             return _json(service.schema)
 
+        @routes.delete("/readers/{reader}", summary="Wait for a reader no longer", response_class=Response)
+        async def forget(reader: str) -> Response:
+            struck = await to_thread.run_sync(_unregistered, service, reader)
+            if not struck:
+                return problems.problem(404, f"reader {reader[:80]!r} is not registered; /status has those that are")
+            return _json({"reader": reader, "logs": struck})
+
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response)
     async def prometheus() -> Response:
         return Response(
@@ -97,6 +104,12 @@ def _shared(service: Service) -> APIRouter:
         )
 
     return routes
+
+
+def _unregistered(service: Service, reader: str) -> list[str]:
+    """Names of the logs that a reader was registered with, and is not any more."""
+    logs = {log.name: log for log in service.logs.values()}
+    return [name for name, log in logs.items() if log.unregister(reader)]
 
 
 def _json(value: Any) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -117,4 +117,6 @@ def _worst(states: list[str]) -> str:
 
 def _ends(log: OwnedLog) -> dict[str, Any]:
     bounds = log.bounds()
-    return {"log": log.name, "first_offset": bounds.first, "next_offset": bounds.next, "rows": bounds.rows}
+    readers = {name: asdict(reader) for name, reader in log.readers().items()}
+    ends = {"first_offset": bounds.first, "next_offset": bounds.next, "rows": bounds.rows}
+    return {"log": log.name, **ends, "readers": readers}
