@@ -19,6 +19,7 @@ from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.labels import LABELS, OUTCOMES
 from correnteza.trainer.learning import Learner
 from correnteza.trainer.ledger import Ledger
+from correnteza.trainer.leftout import LeftOut
 from correnteza.trainer.registry import PROMOTIONS
 from correnteza.trainer.state import State
 
@@ -274,7 +275,8 @@ def test_a_reader_is_asked_to_stop_before_the_training_it_waits_for_is_given_up(
     reader = Runner(
         learner.stage, upstream, world.store, world.told, batch_rows=64, limit=learner.limit, between=learner.between
     )
-    assert process.run(learner, reader, ledger, world.told, world.stopping, lambda: learner.training) == 0
+    left_out = LeftOut(world.told, world.settings.window_rows)
+    assert process.run(learner, reader, ledger, world.told, world.stopping, lambda: learner.training, left_out) == 0
     assert reader.figures.state == "stopped"
     assert learner.labelled_rows == undisturbed.settings.min_rows
     world.trainings = Trainings()

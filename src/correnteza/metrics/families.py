@@ -103,6 +103,7 @@ _TRAINER = (
     Family("correnteza_learned_rows", "gauge", "rows", "Offset of the last row that was evaluated and learned from."),
     Family("correnteza_labelled_rows_total", "counter", "rows", "Labelled rows since the pipeline began."),
     Family("correnteza_window_rows", "gauge", "rows", "Labelled rows at hand for a training."),
+    Family("correnteza_left_out_rows", "gauge", "rows", "Rows of the window that are not learned from: absurd targets."),
     Family("correnteza_training_in_progress", "gauge", "0 or 1", "Whether a training is under way."),
     Family("correnteza_training_duration_seconds", "histogram", "seconds", "From a training's start to its end.", ("outcome",)),
     Family("correnteza_model_version", "gauge", "number", "Version in service."),

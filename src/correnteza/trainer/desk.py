@@ -102,6 +102,7 @@ class Desk:
             "learned_rows": told.get("learned_rows", 0),
             "labelled_rows": told.get("labelled_rows", 0),
             "window_rows": told.get("window_rows", 0),
+            "left_out_rows": told.get("left_out_rows", 0),
             "training": told.get("training", False),
             "served_rows": figures.served_rows,
             "dropped_rows": figures.dropped_rows,

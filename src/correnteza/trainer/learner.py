@@ -32,6 +32,7 @@ from correnteza.trainer import handover, labels, lineage
 from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.learning import Learner
 from correnteza.trainer.ledger import Ledger
+from correnteza.trainer.leftout import LeftOut
 from correnteza.trainer.registry import of_lineage
 from correnteza.trainer.training import Training, TrainingProcess
 from correnteza.trainer.upstream import Upstream
@@ -61,7 +62,8 @@ def main(argument: str) -> int:
     try:
         tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)
         learner, runner, ledger = build(settings, store, told, training, stopping, tracer)
-        return run(learner, runner, ledger, told, stopping, lambda: bool(asked))
+        left_out = LeftOut(told, settings.trainer.window_rows)
+        return run(learner, runner, ledger, told, stopping, lambda: bool(asked), left_out)
     except CorrentezaError as error:
         told.emit("learner_failed", str(error), error=type(error).__name__)
         return FAILED
@@ -119,6 +121,7 @@ def run(
     told: Events,
     stopping: threading.Event,
     asked_to_stop: Callable[[], bool],
+    left_out: LeftOut,
 ) -> int:
     """Drive the stage until it is asked to stop, and say again and again how it stands."""
     failures: list[BaseException] = []
@@ -134,7 +137,7 @@ def run(
     thread = threading.Thread(target=drive, name="learner", daemon=True)
     thread.start()
     while not asked_to_stop() and not stopping.wait(STATUS_EVERY_S):
-        tell(learner, runner.figures, ledger.figures, told)
+        tell(learner, left_out, runner.figures, ledger.figures, told)
     # In this order: a reader that no longer waits for a due training must not read on without it.
     runner.ask_to_stop()
     stopping.set()
@@ -144,7 +147,7 @@ def run(
     return 0
 
 
-def tell(learner: Learner, figures: Figures, label_figures: Mapping[str, Any], told: Events) -> None:
+def tell(learner: Learner, left_out: LeftOut, figures: Figures, label_figures: Mapping[str, Any], told: Events) -> None:
     """Write the status line."""
     status = {
         "pid": os.getpid(),
@@ -152,6 +155,7 @@ def tell(learner: Learner, figures: Figures, label_figures: Mapping[str, Any], t
         "learned_rows": learner.learned_rows,
         "labelled_rows": learner.labelled_rows,
         "window_rows": len(learner.window),
+        "left_out_rows": left_out.look(learner.window, learner.labelled_rows),
         "training": learner.training,
         "request_wait_s": learner.request_wait_s,
         "failure": learner.failure,

@@ -40,6 +40,7 @@ _PLAIN = {
     "learned_rows": "correnteza_learned_rows",
     "labelled_rows": "correnteza_labelled_rows_total",
     "window_rows": "correnteza_window_rows",
+    "left_out_rows": "correnteza_left_out_rows",
     "training": "correnteza_training_in_progress",
 }
 

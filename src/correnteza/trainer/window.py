@@ -92,6 +92,10 @@ class Window:
         """Features of the last rows, as they came, oldest first, shape [at most rows, fields]."""
         return self._features[self._places(min(rows, len(self)))]
 
+    def targets(self, rows: int) -> Floats:
+        """Targets of the last rows, oldest first, shape [at most rows]."""
+        return self._targets[self._places(min(rows, len(self)))]
+
     def expressed(
         self, scalers: Scalers, n_numeric: int, last: int, rows: int | None = None, version: int | None = None
     ) -> Expressed:
