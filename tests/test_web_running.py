@@ -90,7 +90,7 @@ def test_the_status_has_what_every_service_has_and_what_is_particular() -> None:
         status = requests.get(f"{url}/status", timeout=PATIENCE_S).json()
     shared_keys = {"service", "version", "uptime_s", "ready", "state", "reason", "logs", "lag_rows", "lag_s", "rows_per_s"}
     assert set(status) == shared_keys | {"stages", "events", "answers"}
-    assert status["logs"]["records"] == {"log": "raw", "first_offset": 1, "next_offset": 5, "rows": 4}
+    assert status["logs"]["records"] == {"log": "raw", "first_offset": 1, "next_offset": 5, "rows": 4, "readers": {}}
     assert status["events"] == {"strange": 1}
     assert (status["ready"], status["reason"], status["answers"]) == (False, "of its own", 3)
     stage = {"state", "reason", "rows", "batches", "lag_rows", "lag_s", "rows_per_s", "step_s", "commit_s", "retries"}
