@@ -228,17 +228,17 @@ def test_a_reader_is_shown_with_how_far_it_is_until_it_is_struck_out() -> None:
     with served(world) as url:
 
         def shown() -> dict[str, Any]:
-            readers: dict[str, Any] = requests.get(f"{url}/status", timeout=ANSWER_S).json()["logs"]["records"]["readers"]
+            readers: dict[str, Any] = requests.get(f"{url}/status", timeout=PATIENCE_S).json()["logs"]["records"]["readers"]
             return readers
 
-        cursor = requests.get(f"{url}/records?limit=4&reader=slow&keep_rows=2", timeout=ANSWER_S).json()["next"]
-        requests.get(f"{url}/records?reader=slow&keep_rows=2&after={cursor}", timeout=ANSWER_S)
+        cursor = requests.get(f"{url}/records?limit=4&reader=slow&keep_rows=2", timeout=PATIENCE_S).json()["next"]
+        requests.get(f"{url}/records?reader=slow&keep_rows=2&after={cursor}", timeout=PATIENCE_S)
         assert shown() == {"slow": {"passed": 4, "keep_rows": 2}}
-        struck = requests.delete(f"{url}/readers/slow", timeout=ANSWER_S)
+        struck = requests.delete(f"{url}/readers/slow", timeout=PATIENCE_S)
         assert (struck.status_code, struck.json()) == (200, {"reader": "slow", "logs": ["raw"]})
         assert shown() == {}
-        assert "not registered" in refused(requests.delete(f"{url}/readers/slow", timeout=ANSWER_S), 404)["detail"]
-        requests.get(f"{url}/records?reader=slow&after={cursor}", timeout=ANSWER_S)
+        assert "not registered" in refused(requests.delete(f"{url}/readers/slow", timeout=PATIENCE_S), 404)["detail"]
+        requests.get(f"{url}/records?reader=slow&after={cursor}", timeout=PATIENCE_S)
         assert shown() == {"slow": {"passed": 4, "keep_rows": 0}}
 
 

@@ -306,14 +306,20 @@ def plain_values(body: bytes, lines: bool) -> tuple[list[Any], bool]:
     return [value], True
 
 
-def problem_of(index: int, message: str) -> Problem:
-    """What msgspec says of the record at `index`, as a problem: the path at the message's end becomes the field."""
+def problem_of(index: int, message: str, missing: str = "is missing; send null if it is unknown") -> Problem:
+    """What msgspec says of the record at `index`, as a problem: the path at the message's end becomes the field.
+
+    Args:
+        index: of the record.
+        message: of msgspec.
+        missing: what is said of a field that is not there.
+    """
     match = _PATH.search(message)
     reason = message[: match.start()] if match else message
     field = match[1] if match else ""
     named = re.match(r"Object (?:contains unknown|missing required) field `([^`]*)`", reason)
     if named:
-        reason = "is not a field of the schema" if "unknown" in reason else "is missing; send null if it is unknown"
+        reason = "is not a field of the schema" if "unknown" in reason else missing
         return Problem(index, named[1][:ECHO], reason)
     return Problem(index, field, reason)
 

@@ -188,7 +188,7 @@ OUTSIDE: list[tuple[dict[str, Any], str]] = [
 NOT_TAKEN: list[tuple[str, Any, str]] = [
     ("outcomes", {"id": "p1", "target": 1e101}, "1e\\+101 is not within"),
     ("outcomes", {"id": "p1", "target": None}, "float"),
-    ("outcomes", {"id": "p1"}, "target"),
+    ("outcomes", {"id": "p1"}, "target: is missing; an outcome has an id and a target"),
     ("outcomes", {"target": 1}, "id"),
     ("outcomes", {"id": "", "target": 1}, "length"),
     ("outcomes", {"id": "x" * 201, "target": 1}, "200"),

@@ -154,7 +154,7 @@ def outcomes(body: bytes, content_type: str | None) -> pa.RecordBatch:
         try:
             found.append(msgspec.convert(item, Outcome))
         except (msgspec.ValidationError, OverflowError) as error:
-            faults.append(problem_of(index, str(error)))
+            faults.append(problem_of(index, str(error), missing="is missing; an outcome has an id and a target"))
             if len(faults) > BAD_RECORDS:
                 break
     columns = [pa.array([str(o.id) for o in found], pa.string()), pa.array([o.target for o in found], pa.float64())]

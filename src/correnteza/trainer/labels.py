@@ -146,14 +146,14 @@ def label_events(batch: pa.RecordBatch) -> tuple[Event, ...]:
 
 
 _KINDS: dict[str, tuple[str, str]] = {
-    "corrected": ("outcomes_corrected", "correct the target of an earlier outcome"),
-    "late": ("outcomes_late", "came after the horizon"),
-    "contradictory": ("outcomes_contradictory", "differ from the target that the record itself brought"),
-    "unknown": ("outcomes_unknown", "belong to no record or prediction"),
-    "invalid": ("outcomes_invalid", "have no id or no finite target"),
+    "corrected": ("outcomes_corrected", "that correct the target of an earlier one"),
+    "late": ("outcomes_late", "that came after the horizon"),
+    "contradictory": ("outcomes_contradictory", "that differ from the target that the record itself brought"),
+    "unknown": ("outcomes_unknown", "that belong to no record or prediction"),
+    "invalid": ("outcomes_invalid", "that have no id or no finite target"),
 }
 
 
 def _event(effect: str, rows: int, first: str | None) -> Event:
     kind, reason = _KINDS[effect]
-    return Event(kind, f"{rows} outcomes {reason}; the first is of id {str(first)[:100]!r}", {"rows": rows, "id": first})
+    return Event(kind, f"outcomes {reason}: {rows:,}, the first with id {str(first)[:100]!r}", {"rows": rows, "id": first})
