@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from correnteza import curves, offline
-from correnteza.config import Normalizer, SchemaTable, Settings, Trainer
+from correnteza.config import FeatureTable, Normalizer, SchemaTable, Settings, Trainer
 
 from .trainer.worlds import BY_ROWS, SCHEMA, World, normalized, raw
 
@@ -18,6 +18,15 @@ ROWS = 400
 TABLE = SchemaTable.model_validate({"target": SCHEMA.target, "fields": {field.name: field.kind for field in SCHEMA.fields}})
 SETTINGS = Settings().model_copy(
     update={"schema_table": TABLE, "normalizer": Normalizer(block_rows=32, max_categories=5), "trainer": BY_ROWS}
+)
+
+REMEMBERED = (
+    {"name": "last", "of": "price", "how": "lag", "rows": 1},
+    {"name": "mean_of_kind", "of": "price", "how": "mean", "rows": 5, "by": "kind"},
+    {"name": "spread", "of": "size", "how": "std", "rows": 7, "by": "rooms"},
+    {"name": "smooth", "of": "size", "how": "ewm", "rows": 3},
+    {"name": "step", "of": "size", "how": "delta", "rows": 2},
+    {"name": "per_room", "of": ["size", "rooms"], "how": "ratio"},
 )
 
 
@@ -50,6 +59,17 @@ def test_it_gives_what_the_parts_of_the_running_system_give(tmp_path: Path) -> N
     assert result.evaluations.to_pylist() == [{k: v for k, v in row.items() if k != "offset"} for row in world.evaluations()]
     assert result.versions["sha256"].to_pylist() == [row["sha256"] for row in world.models()]
     assert result.promotions["version"].to_pylist() == world.promoted()
+
+
+def test_features_with_memory_are_those_of_the_running_system_too(tmp_path: Path) -> None:
+    """And of a stream that is cut elsewhere; some targets are missing, as some of each field."""
+    settings = SETTINGS.model_copy(update={"features": tuple(FeatureTable.model_validate(one) for one in REMEMBERED)})
+    world = World(tmp_path, normalized(raw(ROWS), settings.schema_of_model), schema=settings.schema_of_model)
+    world.run()
+    plain, result = (offline.run(pieces(raw(ROWS), 37), one) for one in (SETTINGS, settings))
+    assert result.evaluations.to_pylist() == [{k: v for k, v in row.items() if k != "offset"} for row in world.evaluations()]
+    assert result.versions["sha256"].to_pylist() == [row["sha256"] for row in world.models()]
+    assert not set(result.versions["sha256"].to_pylist()) & set(plain.versions["sha256"].to_pylist())
 
 
 def test_every_record_is_counted_and_every_evaluation_is_told_once() -> None:

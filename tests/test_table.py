@@ -26,6 +26,7 @@ KEYS = (
     "rolling",
     "rolling_mae",
     "answers",
+    "lineage",
 )
 STATUS: dict[str, Any] = {
     "service": "trainer",
@@ -93,6 +94,15 @@ def test_the_table_fits_eighty_columns_whatever_the_figures() -> None:
     for entry in rows:
         assert any(entry.service in line and "12,345,678" in line and line.rstrip().endswith("99") for line in lines)
         assert any(entry.service in line and "http://127.0.0.1:8003/docs" in line for line in lines)
+
+
+@given(st.floats(allow_nan=True) | st.integers())
+def test_what_is_made_anew_has_a_bar_that_fills_and_goes_when_it_is_done(share: float) -> None:
+    entry = row("normalizer", "http://x", {**STATUS, "lineage": {"number": 2, "backfill": share}})
+    shown = drawn(render([entry]))
+    assert ("░" in shown) == (share < 1)
+    assert shown.count("█") <= 9
+    assert drawn(render([row("normalizer", "http://x", {**STATUS, "lineage": {"backfill": 0.52}})])).count("█") == 5
 
 
 def test_text_of_services_is_never_read_as_markup() -> None:

@@ -33,6 +33,7 @@ MODEL_COLUMNS: Mapping[str, Literal["left", "right"]] = {
     "reason": "left",
 }
 WARNING_COLOUR = "yellow"
+BAR_WIDTH = 10
 STATE_COLOURS = {"ready": "green", "running": "green", "starting": "cyan", "stopped": "dim"} | dict.fromkeys(
     ("down", "silent", "restarting", "failed"), "red"
 )
@@ -55,6 +56,7 @@ class Row:
         model_version: the version in service (trainer), or that gave the last answer (consumer).
         mae: rolling mean absolute error, in the unit of the target.
         answers: predictions received so far (consumer).
+        backfill: how much of the log was read again, from 0 to 1, where everything is made anew (normalizer).
     """
 
     service: str
@@ -69,6 +71,7 @@ class Row:
     model_version: int | None = None
     mae: float | None = None
     answers: int | None = None
+    backfill: float | None = None
 
 
 def row(service: str, url: str, status: Mapping[str, Any] | None, restarts: int = 0, state: str = "") -> Row:
@@ -101,6 +104,7 @@ def row(service: str, url: str, status: Mapping[str, Any] | None, restarts: int 
         model_version=_whole(status.get("model_version")),
         mae=_number(rolling.get("mae", status.get("rolling_mae"))),
         answers=_whole(status.get("answers")),
+        backfill=_number(_part(status, "lineage").get("backfill")),
     )
 
 
@@ -159,7 +163,19 @@ def _address(entry: Row, column: int) -> Text:
         no_wrap=True,
         overflow="ellipsis",
     )
+    if entry.backfill is not None and entry.backfill < 1:
+        line.append(f"{bar(entry.backfill)} ", style=WARNING_COLOUR)
     return line.append(entry.reason.replace("\n", " "), style="dim")
+
+
+def bar(share: float) -> str:
+    """A share from 0 to 1 as a bar.
+
+    >>> bar(0.42)
+    '████░░░░░░'
+    """
+    done = int(min(max(share, 0.0), 1.0) * BAR_WIDTH)
+    return "█" * done + "░" * (BAR_WIDTH - done)
 
 
 def figure(value: float | None) -> str:

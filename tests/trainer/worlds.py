@@ -79,7 +79,7 @@ def raw(rows: int, labelled: Callable[[int], bool] = lambda i: i % 9 != 4, turne
 def normalized(records: pa.RecordBatch, schema: Schema = SCHEMA) -> MemoryStore:
     """What the normalizer's store holds after it has seen the records."""
     stage = NormalizerStage(schema, config.Normalizer(block_rows=32, max_categories=5))
-    store, source = MemoryStore(), MemoryStore().log("raw", schema.raw)
+    store, source = MemoryStore(), MemoryStore().log("raw", schema.recorded.raw)
     for name, columns in stage.outputs.items():
         store.log(name, columns)
     source.append(records)
