@@ -1,6 +1,6 @@
 # make run          install if need be, then run all services; ARGS="--rate 500" adds flags
 # make install      create .venv and install; done again only when pyproject.toml or constraints.txt changed
-# make test         formatter check, linter, types, import contract, pytest; ARGS="-k supervisor" goes to pytest
+# make test         formatter check, linter, types, import contract, pytest; ARGS="-k supervisor" goes to pytest, ARGS="-n 0" uses one process
 # make docs         write docs/reference.md anew from the settings, the routes and the commands
 # make bench        the benchmarks; ARGS=--quick for a short run
 # make compare      the same tasks done by others, each in an environment of its own, in one run
@@ -46,7 +46,8 @@ python:
 	@$(BIN)/$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 
 # The dashboard is tested in a real browser, and metrics with the real Prometheus. Whoever may install them without asking gets
-# them; what could not be had is noted in build/missing, and the tests that need it are skipped with that reason.
+# them, at the second try if need be; what could not be had is noted in build/missing, and the tests that need it are skipped
+# with that reason.
 tools:
 	@mkdir -p build && : > build/missing
 	@command -v chromium >/dev/null || $(call apt,chromium)
@@ -54,15 +55,17 @@ tools:
 
 apt = [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
 	echo "correnteza: installing $(1) for the tests"; \
-	{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install --yes --no-install-recommends $(1); } \
-		>/dev/null 2>&1 || { echo "$(1)" >> build/missing; echo "correnteza: $(1) cannot be installed; the tests that need it are skipped" >&2; }; }
+	{ $(call apt_once,$(1)) || $(call apt_once,$(1)); } >build/apt.log 2>&1 || { \
+		echo "$(1)" >> build/missing; \
+		echo "correnteza: $(1) cannot be installed; the tests that need it are skipped; apt-get said:" >&2; tail -n 3 build/apt.log >&2; }; }
+apt_once = { apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install --yes --no-install-recommends $(1); }
 
 test: $(VENV)/installed-test tools
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: install
 	@$(BIN)/python docs/build_reference.py

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import requests
-from tests.tools import PATIENCE_S
+from tests.tools import PATIENCE_S, absent
 
 from .ports import free_ports
 
@@ -230,12 +230,5 @@ def data_file(name: str) -> Path:
     """A shared data set."""
     path = DATA / name
     if not path.exists():
-        absent(str(path))
+        absent(str(path), "put the data sets into shared/data beside the repository")
     return path
-
-
-def absent(what: str) -> None:
-    """Skip what cannot be tried here; but in CI nothing is skipped."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is not there; CI tests all of the documentation")
-    pytest.skip(f"{what} is not there")

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
-from tests.tools import PATIENCE_S
+from tests.tools import PATIENCE_S, absent
 
 from correnteza.config import Settings, load
 from correnteza.generator.replay import ReplaySource
@@ -36,7 +36,6 @@ from .docs_system import (
     ROOT,
     Block,
     World,
-    absent,
     blocks,
     data_file,
     runnable,
@@ -56,7 +55,7 @@ EXAMPLES = {
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One system at a time."""
     if shutil.which("curl") is None:
-        absent("the program curl")
+        absent("curl", "on Debian: apt install curl")
     made = World(tmp_path_factory.mktemp("docs"))
     yield made
     made.end()

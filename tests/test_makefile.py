@@ -171,6 +171,31 @@ def test_a_python_without_venv_is_said_with_the_way_out(checkout: Checkout) -> N
     assert "apt install python3-venv" in done.stderr
 
 
+APT = """\
+#!/bin/sh
+echo "$@" >> calls
+case "$*" in *install*) [ "$(grep -c " $5\\$" calls)" -gt {failures} ];; esac
+"""
+
+
+@pytest.mark.parametrize(("failures", "missing"), [(0, []), (1, []), (2, ["chromium", "prometheus"])])
+def test_a_tool_is_asked_for_twice_and_then_said_and_noted_to_be_missing(
+    checkout: Checkout, failures: int, missing: list[str]
+) -> None:
+    programs = checkout.folder / "programs"
+    programs.mkdir()
+    for name in ("make", "sh", "mkdir", "grep", "tail"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    for name, text in (("id", "#!/bin/sh\necho 0\n"), ("apt-get", APT.format(failures=failures))):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    command, environment = ["make", "tools"], checkout.environment() | {"PATH": str(programs)}
+    done = subprocess.run(command, cwd=checkout.folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (checkout.folder / "build" / "missing").read_text().split() == missing
+    assert [line.split()[1] for line in done.stderr.splitlines() if "cannot be installed" in line] == missing
+
+
 def test_an_interrupt_of_the_whole_group_leaves_nothing_running(checkout: Checkout) -> None:
     checkout.pretend_installed()
     make = subprocess.Popen(

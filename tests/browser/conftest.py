@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import tarfile
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.tools import PATIENCE_S, absent
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
-AXE = "axe-core@4"
 SETTINGS = """
 [generator]
 records_per_second = 200
@@ -52,28 +50,17 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=1000 * PATIENCE_S
+        )
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """The script of axe-core, fetched once with npm."""
-    script = BUILD / "axe" / "package" / "axe.min.js"
-    if not script.exists():
-        if shutil.which("npm") is None:
-            pytest.skip("npm is not installed, which fetches axe-core")
-        script.parent.parent.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", AXE, "--silent", "--pack-destination", str(script.parent.parent)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"npm cannot fetch {AXE}: {done.stderr.strip()[-200:]}")
-        with tarfile.open(script.parent.parent / done.stdout.split()[-1]) as archive:
-            found = archive.extractfile("package/axe.min.js")
-            script.parent.mkdir(parents=True, exist_ok=True)
-            script.write_bytes(b"" if found is None else found.read())
-    return script.read_text(encoding="utf-8")
+    """The script of axe-core."""
+    return resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 
 
 class Visit:

@@ -25,6 +25,8 @@ from .conftest import SERVICES, Pipeline
 
 KILLS = 20
 """Kills of each service."""
+POST_KILLS = 8
+"""Kills of the generator while somebody posts."""
 ROWS = 9_000
 
 TOML = """
@@ -203,7 +205,7 @@ def test_every_post_is_stored_once_when_the_generator_is_killed(pipelines: Calla
     poster = threading.Thread(target=post_until, args=(pipeline, enough, posted))
     poster.start()
     chance = random.Random(5)
-    for _ in range(KILLS):
+    for _ in range(POST_KILLS):
         pipeline.wait(lambda: pipeline.lives("generator"), "the generator to come back")
         pipeline.patience.wait(chance.uniform(0.0, 0.4))
         pipeline.kill("generator")
@@ -214,7 +216,7 @@ def test_every_post_is_stored_once_when_the_generator_is_killed(pipelines: Calla
     pipeline.stop()
     stored = [row[0] for row in pipeline.query("generator", "select id from raw order by offset")]
     assert stored == posted
-    assert len(stored) > 5 * KILLS
+    assert len(stored) > 5 * POST_KILLS
 
 
 def post_until(pipeline: Pipeline, enough: threading.Event, posted: list[str]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
-from tests.tools import PATIENCE_S
+from tests.tools import PATIENCE_S, absent
 
 from .conftest import Pipeline
 
@@ -101,9 +100,7 @@ def data(name: str) -> Path:
     """A data set beside the repository; without it the test is skipped, but not in CI."""
     path = DATA / name
     if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{path} is not there; put the data sets into shared/data beside the repository")
-        pytest.skip(f"{path} is not there; put the data sets into shared/data beside the repository")
+        absent(str(path), "put the data sets into shared/data beside the repository")
     return path
 
 
