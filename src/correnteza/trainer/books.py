@@ -140,7 +140,7 @@ class Books:
         """
         current, pinned = self._registry.current(), self.pinned()
         if pinned is not None:
-            ruling = Ruling(False, None, f"not promoted: version {pinned} is pinned", {})
+            ruling = Ruling(False, None, f"version {pinned} is pinned", {})
         reason = "it answers beside the version in service" if ruling is None else ruling.reason
         outputs = _decisions(version, ruling, challenger)
         if ruling is not None and ruling.promoted:
