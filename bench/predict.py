@@ -1,10 +1,10 @@
-"""Latency and throughput of `POST /predict`: while retraining without pause, alone, with swaps, with batches.
+"""Latency and throughput of `POST /predict`: while retraining, alone, with malformed requests, with swaps, with batches.
 
 One server process, 16 connections, one record per request. First the demo flows at 100 records/s and every
 finished training is followed by the next at once. Then one more server (`correnteza server`) answers over
-the same data without a learner: alone; with another version put into service every second; and while one
-connection more sends batches of 10,000 records without pause. The load generator is a process of its own;
-its own limit is measured against a server that does nothing, and printed beside the result.
+the same data without a learner: alone; with every tenth request malformed; with another version put into service
+every second; and while one connection more sends batches of 10,000 records without pause. The load generator is a
+process of its own; its own limit is measured against a server that does nothing, and printed beside the result.
 """
 
 from __future__ import annotations
@@ -35,6 +35,15 @@ from system import PORT_BASE, PORTS, System, report, wait_for
 CONNECTIONS = 16
 BATCH_ROWS = 10_000
 RECORD = {"job": "Engenheiro civil", "age": 37.0, "education_years": 16.0, "experience_years": 12.0, "weekly_hours": 40.0}
+MALFORMED = (
+    {**RECORD, "age": "old"},
+    {**RECORD, "shoe_size": 41},
+    {**RECORD, "weekly_hours": -1},
+    '{"age": 37',
+    "null",
+    "not JSON",
+)
+"""Bodies that are refused."""
 NOTHING = """
 import asyncio, uvloop
 class P(asyncio.Protocol):
@@ -68,19 +77,25 @@ def main() -> None:
         trained = newest(system) - before
         single = load(port, min(seconds, 5.0), connections=1)
         with alone_on(system, port):
-            alone = [load(port, seconds) for _ in range(runs)]
+            alone, mixed = [], []
+            for _ in range(runs):
+                alone.append(load(port, seconds))
+                mixed.append(load(port, seconds, malformed=MALFORMED))
             with meanwhile(lambda: swap(port)) as swaps:
                 swapped = [load(port, seconds) for _ in range(runs)]
             batches = {name: batch_ms(port, kind, body) for name, (kind, body) in bodies().items()}
             model_ms = model_alone_ms(system)
             with meanwhile(lambda: ask(port, *bodies()["columns"])) as large:
                 beside = [load(port, seconds) for _ in range(runs)]
-    if any(one["failures"] for one in (*found, *alone, *swapped, *beside)):
-        raise SystemExit(f"requests failed: {found}, {alone}, {swapped}, {beside}")
+    if any(one["failures"] for one in (*found, *alone, *mixed, *swapped, *beside)):
+        raise SystemExit(f"requests failed: {found}, {alone}, {mixed}, {swapped}, {beside}")
+    if any(one["answers"] != 1 for one in (*alone, *mixed)):
+        raise SystemExit(f"one version gave the same record several answers: {alone}, {mixed}")
     names = ("requests_per_s", "p50_ms", "p99_ms")
     figures = {name: median(found, name) for name in names}
     figures |= {"p50_ms_one_connection": round(single["p50_ms"], 3), "versions_trained": trained}
     figures |= {"p99_ms_alone": median(alone, "p99_ms"), "p99_ms_swaps": median(swapped, "p99_ms")}
+    figures |= {"p99_ms_malformed": median(mixed, "p99_ms"), "requests_per_s_alone": median(alone, "requests_per_s")}
     figures |= {"p99_ms_beside_batches": median(beside, "p99_ms"), "model_ms_10000": round(model_ms, 1)}
     figures |= {f"batch_ms_{name}": round(ms, 1) for name, ms in batches.items()}
     quiet = figures["p99_ms_alone"]
@@ -95,6 +110,9 @@ def main() -> None:
             f"one connection: p50 {figures['p50_ms_one_connection']} ms",
             f"without learner: {median(alone, 'requests_per_s'):,.0f} requests/s, p99 {quiet} ms; so retraining makes p99 "
             f"{figures['p99_ms'] / quiet:.2f} times as long",
+            f"every tenth request malformed ({sum(one['refused'] for one in mixed):,} were refused): the good ones' answers "
+            f"are the same, their p99 {figures['p99_ms_malformed']} ms, {figures['p99_ms_malformed'] / quiet:.2f} times that "
+            "without",
             f"another version in service every second ({len(swaps)} swaps): p99 {figures['p99_ms_swaps']} ms, "
             f"{figures['p99_ms_swaps'] / quiet:.2f} times that without, no failed request",
             f"10,000 records in one request: {', '.join(f'{name} {ms:.1f} ms' for name, ms in batches.items())}; "
@@ -206,10 +224,11 @@ def newest(system: System) -> int:
     return max(int(model["version"]) for model in system.get("trainer", "/models"))
 
 
-def load(port: int, seconds: float, connections: int = CONNECTIONS) -> dict[str, Any]:
+def load(port: int, seconds: float, connections: int = CONNECTIONS, malformed: Sequence[object] = ()) -> dict[str, Any]:
     """Figures of one run of the load generator, in its own process."""
+    lines = [json.dumps(body) if isinstance(body, dict) else str(body) for body in (RECORD, *malformed)]
     command = [sys.executable, str(Path(__file__).with_name("load.py")), str(port), "/predict", str(connections), str(seconds)]
-    done = subprocess.run(command, input=json.dumps(RECORD).encode(), capture_output=True, check=True)
+    done = subprocess.run(command, input="\n".join(lines).encode(), capture_output=True, check=True)
     return dict(json.loads(done.stdout))
 
 

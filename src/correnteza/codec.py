@@ -89,6 +89,9 @@ class Codec:
         self.record: Any = _struct(schema, partial)
         self._attributes = [f"f{i}" for i in range(len(schema.fields))]
         self._target = not partial
+        self._raw = schema.raw
+        required = [field.encode_name for field in msgspec.structs.fields(self.record) if field.required]
+        self._blank = msgspec.convert(dict.fromkeys(required), self.record)
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
         self._valid = msgspec.json.Decoder(_struct(schema, partial, validation.accepted, validation.ACCEPTED_ID))
@@ -150,17 +153,21 @@ class Codec:
 
     def _slow(self, items: Sequence[Any], single: bool) -> Decoded:
         records, found = [], []
-        required = [field.encode_name for field in msgspec.structs.fields(self.record) if field.required]
-        blank = msgspec.convert(dict.fromkeys(required), self.record)
         for index, item in enumerate(items):
             try:
                 records.append(msgspec.convert(item, self.record, strict=True))
             except (msgspec.ValidationError, OverflowError) as error:
-                records.append(blank)
+                records.append(self._blank)
                 found.append(problem_of(index, str(error)))
                 if len(found) > BAD_RECORDS:
                     raise InputError(f"more than {BAD_RECORDS} of {len(items)} records are invalid", found) from None
+        if len(found) == len(items):  # mostly a single record, and nothing is left to be looked at
+            return Decoded(self._missing(len(items)), tuple(found), single)
         return self._checked(records, found, single)
+
+    def _missing(self, rows: int) -> pa.RecordBatch:
+        """So many rows without a value."""
+        return pa.RecordBatch.from_arrays([pa.nulls(rows, kind) for kind in self._raw.types], schema=self._raw)
 
     def _checked(self, records: Sequence[Any], found: Sequence[Problem], single: bool) -> Decoded:
         bad = {p.index for p in found}
@@ -178,7 +185,7 @@ class Codec:
             columns.append(column)
             found.extend(faults)
         columns.append(pa.array([r.target for r in records] if self._target else [None] * len(records), pa.float64()))
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema.raw), found
+        return pa.RecordBatch.from_arrays(columns, schema=self._raw), found
 
     def _from_arrow(self, body: bytes) -> Decoded:
         table = read_table(body)
@@ -186,7 +193,7 @@ class Codec:
         if found:
             raise InputError(_UNFIT, found)
         columns: list[pa.Array] = []
-        for field in self.schema.raw:
+        for field in self._raw:
             there = field.name in table.column_names
             column = table[field.name] if there else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
             try:
@@ -194,11 +201,11 @@ class Codec:
             except pa.ArrowException as error:
                 reason = f"a column of {column.type} cannot become {field.type}: {str(error)[:200]}"
                 raise InputError(_UNFIT, [Problem(0, field.name, reason)]) from None
-        batch = pa.RecordBatch.from_arrays(columns, schema=self.schema.raw)
+        batch = pa.RecordBatch.from_arrays(columns, schema=self._raw)
         return Decoded(batch, tuple(validation.problems(batch, self.schema)), False)
 
     def _columns_at_fault(self, names: list[str]) -> list[Problem]:
-        known = [*self.schema.raw.names] if self._target else [n for n in self.schema.raw.names if n != self.schema.target]
+        known = [*self._raw.names] if self._target else [n for n in self._raw.names if n != self.schema.target]
         found = [Problem(0, name[:ECHO], "is not a field of the schema") for name in names if name not in known]
         found += [Problem(0, name, "stands there twice") for name in known if names.count(name) > 1]
         if self._target:

@@ -42,6 +42,7 @@ class Echo:
 
     numbers = SCHEMA.numeric
     categories = SCHEMA.categories
+    by_row = True
 
     def __init__(self, version: int) -> None:
         self.version = version
@@ -66,7 +67,7 @@ class Asking:
         self.answers = Answers(logs["records"], self.told)
         self.service = Service("trainer", self.settings, {}, logs, self.told)
         endpoint = Predict(SCHEMA, lambda: self.serving, lambda: "no model yet: 3 of 100 labelled rows", self.answers)
-        self.app: FastAPI = create_app(self.service, None, [Route("/predict", endpoint, methods=["POST"])])
+        self.app: FastAPI = create_app(self.service, None, [Route("/predict", endpoint, methods=["POST"])], endpoint)
 
     def serve(self, version: int, half_width: float | None = None) -> Echo:
         echo = Echo(version)

@@ -143,8 +143,26 @@ def test_every_kind_of_regressor_is_served_as_it_answers_and_exported_to_the_sam
     model = export(estimator, scaler, CODES, SCHEMA, features)
     assert model == export(estimator, scaler, CODES, SCHEMA, features)
     numbers, categories, _ = raw_rows(200, seed=9)
-    served = Predictor(model).predict(numbers, categories)
+    predictor = Predictor(model)
+    served = predictor.predict(numbers, categories)
     np.testing.assert_allclose(served, answers(estimator, normalised(scaler, numbers, categories)), rtol=1e-6)
+    if predictor.by_row:  # then a row has the same bits alone as beside others
+        alone = [predictor.predict(numbers[i : i + 1], categories[i : i + 1])[0] for i in range(200)]
+        np.testing.assert_array_equal(served, alone)
+
+
+@pytest.mark.parametrize(
+    ("path", "by_row"),
+    [
+        ("sklearn.ensemble.RandomForestRegressor", True),
+        ("sklearn.ensemble.HistGradientBoostingRegressor", True),
+        ("sklearn.linear_model.Ridge", False),
+        ("sklearn.svm.SVR", False),
+    ],
+)
+def test_a_model_says_whether_its_rows_are_answered_as_if_alone(path: str, by_row: bool) -> None:
+    estimator, scaler, _ = trained(build(path, {}, seed=3))
+    assert Predictor(export(estimator, scaler, CODES, SCHEMA)).by_row is by_row
 
 
 def test_neighbours_are_served_as_they_answer_where_no_two_at_the_same_distance_leave_a_choice() -> None:
@@ -203,6 +221,7 @@ def test_a_row_alone_gets_the_answer_of_any_batch_also_from_a_mixture(numbers: i
     predictor = Predictor(export(mixture, scaler, codes, schema, features))
     asked = features[:, :numbers], rng.choice(["a", "b", "?", ""], (300, 1)).astype(object)
     whole = predictor.answers(*asked)
+    assert predictor.by_row
     for size in (1, 2, 3, 7, 33):
         for start in range(0, 300, size):
             part = predictor.answers(*(values[start : start + size] for values in asked))

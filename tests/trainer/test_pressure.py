@@ -31,12 +31,13 @@ def answered(service: Service, route: str, status: int) -> int:
 
 
 @contextmanager
-def serving(**limits: Any) -> Iterator[tuple[Asking, tuple[str, int]]]:
-    """The endpoint behind a port, with some settings of `[services]`; gives its address."""
+def serving(idle_s: float = 5, **limits: Any) -> Iterator[tuple[Asking, tuple[str, int]]]:
+    """The endpoint behind a port, which keeps idle connections so long, with settings of `[services]`; gives its address."""
     world = Asking(settings=Settings.model_validate({"services": limits}))
     world.serve(1)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(world.app, http=protocol_of(world.service), log_config=None, lifespan="off", ws="none")
+    config.timeout_keep_alive = idle_s  # type: ignore[assignment]
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

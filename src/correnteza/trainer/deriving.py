@@ -27,6 +27,8 @@ from correnteza.trainer.questions import Question, attributes_of, values_in
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+FEW = 16
+"""Records that are looked up one by one rather than as columns."""
 
 
 class Deriving:
@@ -59,8 +61,8 @@ class Deriving:
         rows = len(question.ids)
         if not self.names:
             return question
-        if rows == 1 and not isinstance(question.records, pa.RecordBatch):
-            made = np.array([self._one(question.records[0])])
+        if 0 < rows <= FEW and not isinstance(question.records, pa.RecordBatch):
+            made = np.array([self._one(record) for record in question.records])
         else:
             made = self._many(question)
         numbers = np.concatenate([question.numbers, made], axis=1)

@@ -58,8 +58,8 @@ def export(fitted: Any, scaler: Scaler, codes: Codes, schema: Schema, probe: Flo
     Inputs: `numbers` double [N, numeric fields] in their own units, NaN is missing; `categories` string
     [N, category fields], "" is missing; an input without fields is left out. Output: `prediction` double
     [N, 1] in the target's unit. In between stands the tensor `features`, double [N, features]. Metadata:
-    `numbers` and `categories` (JSON lists of names), `target`, `schema_sha256`, `scaler_version`, and
-    `experts` (JSON list of the ids in a recipe).
+    `numbers` and `categories` (JSON lists of names), `target`, `schema_sha256`, `scaler_version`,
+    `experts` (JSON list of the ids in a recipe), and `by_row` (JSON; see `Part.by_row`).
 
     Args:
         fitted: a scikit-learn regressor, or a `Mixture`, fitted on columns in the order of `schema.features`.
@@ -117,6 +117,7 @@ def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler, experts: t
         "schema_sha256": schema.fingerprint,
         "scaler_version": str(scaler.version),
         "experts": json.dumps(experts),
+        "by_row": json.dumps(behind.by_row),
     }
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString(deterministic=True))
@@ -236,7 +237,8 @@ def _trees(ensemble: Ensemble) -> Part:
     nodes.append(tree_node(ensemble, source, "leaves"))
     nodes.append(helper.make_node("Add", ["leaves", "base"], ["sum"]))
     nodes.append(helper.make_node("Exp" if ensemble.exponential else "Identity", ["sum"], ["prediction"]))
-    return Part(nodes, [numpy_helper.from_array(np.array(ensemble.base), "base")], ML_OPSET_TREES)
+    base = numpy_helper.from_array(np.array(ensemble.base), "base")
+    return Part(nodes, [base], ML_OPSET_TREES, by_row=not ensemble.exponential)  # Exp has another last bit for several rows
 
 
 def _converted(fitted: Any, width: int, kind: int) -> Part:
@@ -258,7 +260,8 @@ def _converted(fitted: Any, width: int, kind: int) -> Part:
     ]
     constants = [*graph.initializer, numpy_helper.from_array(np.array([-1, 1]), "column")]
     # Which of several neighbours at the same distance is taken is open, in scikit-learn too.
-    return Part(nodes, constants, agreeing=0.5)
+    # And matrix products round as the number of rows has it.
+    return Part(nodes, constants, agreeing=0.5, by_row=False)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:

@@ -34,12 +34,14 @@ class Part:
         constants: that they use.
         ml_opset: version of ai.onnx.ml that they need.
         agreeing: share of probe rows on which the answer must be the estimator's.
+        by_row: whether each row is computed as if it were alone, to the last bit.
     """
 
     nodes: list[onnx.NodeProto]
     constants: list[onnx.TensorProto]
     ml_opset: int = ML_OPSET_CONVERTED
     agreeing: float = 1.0
+    by_row: bool = True
 
 
 def rounded() -> list[onnx.NodeProto]:

@@ -3,6 +3,8 @@
 Invariants:
 - All rows of an answer are predicted by one version, and with the interval that belonged to it at one
   instant: `Serving` is replaced as a whole and read once per request.
+- Requests for one record that come at the same time are predicted together, where the model gives each row the same
+  answer beside others as alone, to the last bit.
 - Large requests run in threads of their own, so that they do not hold up small ones.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -26,8 +28,8 @@ from correnteza.records import Schema
 from correnteza.tracing import current
 from correnteza.trainer.answers import Answered, Answers, Ids
 from correnteza.trainer.predictor import Predictor
-from correnteza.trainer.questions import MAX_ROWS, Question, Reader
-from correnteza.trainer.replies import EXAMPLE, Answer, encode, media_for
+from correnteza.trainer.questions import LIST, MAX_ROWS, Question, Reader
+from correnteza.trainer.replies import EXAMPLE, Answer, encode, encode_each, media_for
 from correnteza.web.plain import read_body, send_body
 
 PATH = "/predict"
@@ -101,6 +103,31 @@ class Predict:
         else:
             answer = await self._aside(lambda: self.answer(self._reader.read(body, kind), media))
         await send_body(send, 200, media, answer)
+
+    def read(self, body: bytes) -> Any | None:
+        """The record in a body that is one JSON object and nothing unusual; None for any other that may be answered.
+
+        Raises:
+            InputError: it is refused.
+        """
+        record = self._reader.record(body)
+        if record is None and body[:1] not in LIST:
+            self._reader.read(body, JSON)  # at worst it is read once more, by the ordinary way
+        return record
+
+    def answer_all(self, asked: Sequence[Any]) -> list[bytes]:
+        """The bodies of the answers to requests for one record each, which are predicted together.
+
+        Args:
+            asked: what `read` returned.
+
+        Raises:
+            NoModelError: there is no model yet.
+        """
+        serving = self._serving()
+        if serving is None or serving.predictor.by_row:
+            return encode_each(self.answered(self._reader.few(asked), serving))
+        return [one for record in asked for one in encode_each(self.answered(self._reader.few([record]), serving))]
 
     def answered(self, question: Question, serving: Serving | None = None) -> Answered:
         """Predict, give ids, and hand over to be stored; the answer is not encoded yet.

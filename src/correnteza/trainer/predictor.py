@@ -51,6 +51,7 @@ class Predictor:
         target: name of the predicted number.
         scaler_version: the scaler version inside.
         schema_sha256: fingerprint of the schema that it was trained for.
+        by_row: whether a row's answer is the same to the last bit however many rows are beside it.
         experts: ids of what its predictions are mixed from, in the order of the columns of `Answers.experts`.
     """
 
@@ -62,6 +63,7 @@ class Predictor:
         self.target: str = about["target"]
         self.scaler_version = int(about["scaler_version"])
         self.schema_sha256: str = about["schema_sha256"]
+        self.by_row = about.get("by_row") == "true"
         self.experts: tuple[int, ...] = tuple(json.loads(about["experts"]))
 
     def predict(self, numbers: Floats, categories: npt.NDArray[Any]) -> Floats:

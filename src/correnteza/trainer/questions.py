@@ -32,7 +32,7 @@ from correnteza.trainer.upstream import columns
 MAX_ROWS = 100_000
 """Most records in one request."""
 _RAW, _RAWS = msgspec.json.Decoder(msgspec.Raw), msgspec.json.Decoder(list[msgspec.Raw])
-_LIST = (b"[", b" ", b"\n", b"\t", b"\r")
+LIST = (b"[", b" ", b"\n", b"\t", b"\r")
 """What a body begins with that may be an array."""
 
 _ESCAPED_NUL = b"\\u0000"
@@ -124,9 +124,9 @@ class Reader:
             try:
                 if media == NDJSON:
                     return self._many_asked(self._one.decode_lines(body) or self._many.decode(b""))
-                if body[:1] in _LIST:
+                if body[:1] in LIST:
                     return self._many_asked(self._many.decode(body))
-                return self._one_asked(self._one.decode(body))
+                return self.few([self._one.decode(body)])
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 pass  # the codec finds out what is wrong, or accepts what is only unusual
             if media == JSON and (question := self._columns_asked(body)) is not None:
@@ -141,16 +141,24 @@ class Reader:
         try:
             if media == NDJSON:
                 return len(_RAW.decode_lines(body))
-            return len(_RAWS.decode(body if body[:1] in _LIST else self._columns.decode(body).rows))
+            return len(_RAWS.decode(body if body[:1] in LIST else self._columns.decode(body).rows))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return 0  # it is no sequence of records, and will be refused as what it is
 
-    def _one_asked(self, record: Any) -> Question:
-        row = msgspec.structs.astuple(record)
-        numbers = np.array([row[1 : 1 + self._numeric]], np.float64)
-        texts = [[_text(value) for value in row[1 + self._numeric : 1 + self._features]]]
-        categories = np.array(texts, object).reshape(1, self._features - self._numeric)
-        return Question(numbers, categories, [_id(row[0])], [record], single=True)
+    def record(self, body: bytes) -> Any | None:
+        """The record of a body that is one JSON object, for `few`; None for any other, and for what `read` refuses."""
+        try:
+            return None if _ESCAPED_NUL in body else self._one.decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return None
+
+    def few(self, records: Sequence[Any]) -> Question:
+        """A question for some records, as `record` returns them; row by row, which for a few is faster."""
+        rows = [msgspec.structs.astuple(record) for record in records]
+        numbers = np.array([row[1 : 1 + self._numeric] for row in rows], np.float64)
+        texts = [[_text(value) for value in row[1 + self._numeric : 1 + self._features]] for row in rows]
+        categories = np.array(texts, object).reshape(len(rows), self._features - self._numeric)
+        return Question(numbers, categories, [_id(row[0]) for row in rows], records, single=len(rows) == 1)
 
     def _many_asked(self, records: list[Any]) -> Question:
         names = dict(zip(self._schema.features, _attributes(self._features), strict=True))

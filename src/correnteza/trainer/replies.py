@@ -61,6 +61,11 @@ def encode(answered: Answered, media: str, single: bool) -> bytes:
     return b"[" + b",".join(_ENCODER.encode(part)[1:-1] for part in parts) + b"]"
 
 
+def encode_each(answered: Answered) -> list[bytes]:
+    """The answers, each as the body of the JSON answer to a single record."""
+    return list(map(_ENCODER.encode, _answers(answered)))
+
+
 def _one(answered: Answered) -> Answer:
     prediction, low, high = float(answered.predictions[0]), None, None
     if answered.halves is not None:

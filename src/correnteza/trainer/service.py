@@ -186,7 +186,7 @@ def build(
     endpoint = predict.Predict(schema.recorded, lambda: keeper.serving, lambda: desk.not_ready() or "", answers)
     routes = routes_of(desk)
     routes.include_router(vectors.routes_of(schema, memory, deriving))
-    app = create_app(service, routes, [Route(predict.PATH, endpoint, methods=["POST"])])
+    app = create_app(service, routes, [Route(predict.PATH, endpoint, methods=["POST"])], endpoint)
     protocols.install(app, settings, endpoint, registry, lambda: keeper.serving, desk.not_ready, told, deriving.complete)
     document(app, {("post", predict.PATH): predict.openapi(schema.recorded)})
     return app, service

@@ -16,6 +16,7 @@ from correnteza.codec import JSON
 from correnteza.web import logs, metrics, problems
 from correnteza.web.limits import Limits
 from correnteza.web.plain import document
+from correnteza.web.quick import Endpoint, Quick
 from correnteza.web.service import Service
 
 TITLES = {
@@ -37,13 +38,16 @@ class Application(FastAPI):
         await self.outermost(scope, receive, send)
 
 
-def create_app(service: Service, router: APIRouter | None = None, routes: Sequence[BaseRoute] = ()) -> Application:
+def create_app(
+    service: Service, router: APIRouter | None = None, routes: Sequence[BaseRoute] = (), quick: Endpoint | None = None
+) -> Application:
     """A FastAPI application with the shared routes of all services.
 
     Args:
         service: what it serves.
         router: the service's own routes.
         routes: plain ASGI routes, taken before all others; to be documented with `plain.document`.
+        quick: that of `routes` whose smallest requests need not come this far.
     """
     app = Application(
         title=f"Correnteza {service.name}",
@@ -63,7 +67,9 @@ def create_app(service: Service, router: APIRouter | None = None, routes: Sequen
     direct = {
         (method, route.path): route.endpoint for route in routes if isinstance(route, Route) for method in route.methods or ()
     }
-    app.outermost = Limits(super(Application, app).__call__, service, direct)
+    app.outermost = limits = Limits(super(Application, app).__call__, service, direct)
+    if quick is not None and service.tracer is None:  # a span goes through the layers
+        service.quick = Quick(quick, limits, service.requests)
     document(app, {("get", one.path): one.openapi() for one in of_logs}, behind=True)
     return app
 

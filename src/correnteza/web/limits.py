@@ -15,9 +15,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from correnteza.errors import CorrentezaError, InputError
+from correnteza.errors import InputError
 from correnteza.tracing import Tracer, incoming
-from correnteza.web.problems import of_error, of_unexpected, problem
+from correnteza.web.problems import answer_to, of_error, problem
 from correnteza.web.requests import OTHER
 from correnteza.web.service import Service
 
@@ -32,16 +32,25 @@ class Limits:
         app: the application inside.
         service: whose settings hold and where answers are counted.
         direct: plain ASGI endpoints by method and path, which are called from here, around all other layers.
+
+    Attributes:
+        most_bytes: of a body.
+        in_flight: requests that are in work.
     """
 
     def __init__(self, app: ASGIApp, service: Service, direct: Mapping[tuple[str, str], ASGIApp] | None = None) -> None:
         self._app = app
         self._direct = dict(direct or {})
         self._service = service
-        self._most = service.settings.services.max_body_bytes
+        self.most_bytes = service.settings.services.max_body_bytes
         self._most_in_flight = service.settings.services.max_in_flight
         self._tracer = service.tracer
-        self._in_flight = 0
+        self.in_flight = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no further request is taken now."""
+        return self.in_flight >= self._most_in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -71,7 +80,7 @@ class Limits:
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse what is too much at a time, and count the answers."""
-        if self._in_flight >= self._most_in_flight and not scope["path"].startswith(_ALWAYS):
+        if self.full and not scope["path"].startswith(_ALWAYS):
             self._count(scope, 503, 0.0)
             await self._overloaded()(scope, receive, send)
             return
@@ -85,7 +94,7 @@ class Limits:
                 self._count(scope, message["status"], time.perf_counter() - began)
             await send(message)
 
-        self._in_flight += 1
+        self.in_flight += 1
         try:
             await self._limited(scope, receive, counted)
         except ClientDisconnect:
@@ -93,14 +102,13 @@ class Limits:
         except Exception as error:
             if started:  # the application inside has answered, or nobody can any more
                 raise
-            answer = of_error(error) if isinstance(error, CorrentezaError) else of_unexpected(error, scope["path"])
-            await answer(scope, receive, counted)
+            await answer_to(error, scope["path"])(scope, receive, counted)
         finally:
-            self._in_flight -= 1
+            self.in_flight -= 1
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        if declared is not None and declared.isdigit() and int(declared.lstrip(b"0")[:20] or b"0") > self._most:
+        if declared is not None and declared.isdigit() and int(declared.lstrip(b"0")[:20] or b"0") > self.most_bytes:
             await of_error(self._too_large())(scope, receive, send)
             return
         if declared is None:
@@ -116,7 +124,7 @@ class Limits:
         self._service.requests.note(scope["method"], _route(scope), status, seconds)
 
     def _too_large(self) -> InputError:
-        return InputError(f"the body is larger than services.max_body_bytes = {self._most}; send it in parts", status=413)
+        return InputError(f"the body is larger than services.max_body_bytes = {self.most_bytes}; send it in parts", status=413)
 
     def _overloaded(self) -> Response:
         return problem(503, f"services.max_in_flight = {self._most_in_flight} requests are in work already; try again later")
@@ -129,7 +137,7 @@ class Limits:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._most:
+            if seen > self.most_bytes:
                 raise self._too_large()
             return message
 

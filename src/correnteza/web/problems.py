@@ -102,6 +102,11 @@ def of_error(error: CorrentezaError) -> Response:
     return problem(status, str(error), **extra)
 
 
+def answer_to(error: Exception, path: str) -> Response:
+    """The answer to whatever went wrong on a route."""
+    return of_error(error) if isinstance(error, CorrentezaError) else of_unexpected(error, path)
+
+
 def of_unexpected(error: Exception, path: str) -> Response:
     """The answer where something went wrong that nobody foresaw; the log output says what."""
     structlog.get_logger().error("request_failed", path=path, error=repr(error))

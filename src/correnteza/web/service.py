@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from correnteza.config import Settings
 from correnteza.events import Events
@@ -15,6 +15,9 @@ from correnteza.metrics import Sample
 from correnteza.stage import Runner
 from correnteza.tracing import Tracer
 from correnteza.web.requests import Requests
+
+if TYPE_CHECKING:
+    from correnteza.web.quick import Quick
 
 
 def _nothing() -> dict[str, Any]:
@@ -68,6 +71,8 @@ class Service:
     has_pages: bool = False
     stopping: bool = False
     """Set when the server stops, so that waiting requests end."""
+    quick: Quick | None = None
+    """What answers small requests before they come to the application; None where none is."""
     _born: float = field(default_factory=time.monotonic)
 
     @property
