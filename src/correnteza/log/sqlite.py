@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ BUSY_MS = 5_000
 INFER_ROWS = 1_000_000
 """ADBC infers a column's type from so many first rows; more than any read returns, so from all of them."""
 SYNCHRONOUS_FULL = 2
+REMEMBERED = 256
+"""Parameters that are kept as Arrow, because most statements of a commit come again with the same ones."""
+SHORT = 100
+"""Texts and blobs of so many characters or bytes are kept among them."""
 PREPARED = 100
 """Statements that a connection keeps prepared; to prepare one takes longer than to run it for a row."""
 
@@ -41,8 +46,16 @@ def _bound(values: Sequence[Any]) -> pa.RecordBatch | None:
     """Parameters as a batch of one row. ADBC would find the types itself, at four times the cost of a statement."""
     if not values:
         return None
+    lasting = all(len(value) <= SHORT for value in values if isinstance(value, str | bytes))
+    return _remembered(*values) if lasting else _row(*values)
+
+
+def _row(*values: Any) -> pa.RecordBatch:
     arrays = [pa.array([value], _TYPES.get(type(value), pa.null())) for value in values]
     return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
+
+
+_remembered = lru_cache(REMEMBERED, typed=True)(_row)
 
 
 class Connection:
