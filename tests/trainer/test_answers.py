@@ -7,6 +7,8 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from tests.tools import PATIENCE_S
@@ -128,3 +130,11 @@ def test_records_are_stored_as_json_without_missing_values_whatever_they_came_as
         assert [json.loads(text) for text in texts_of(records).to_pylist()] == expected
     assert texts_of(batch.select(["a b"]).slice(1, 1)).to_pylist() == ["{}"]
     assert texts_of([]).to_pylist() == []
+
+
+def test_stored_numbers_are_those_asked_with_to_the_last_bit() -> None:
+    drawn = np.frombuffer(np.random.default_rng(5).bytes(80_000))
+    numbers = np.concatenate([drawn[np.isfinite(drawn)], [-0.0, 0.0, 37.0, 1e22, 1e-7, 5e-324, np.finfo(float).max]])
+    decoder = msgspec.json.Decoder(dict[str, float])
+    stored = [decoder.decode(text)["a"] for text in texts_of(pa.RecordBatch.from_pydict({"a": numbers})).to_pylist()]
+    assert np.array(stored).tobytes() == numbers.tobytes()
