@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.tree import DecisionTreeRegressor
 
+from correnteza.definition import Feature
 from correnteza.errors import TrainingFailedError
 from correnteza.features import OTHER, Scaler, Scalers
 from correnteza.records import Field, Schema
@@ -289,6 +292,15 @@ def test_a_model_names_its_fields_target_schema_and_scaler() -> None:
     assert predictor.numbers == ("age", "hours")
     assert predictor.categories == ("job", "city")
     assert (predictor.target, predictor.scaler_version, predictor.schema_sha256) == ("y", 1, SCHEMA.fingerprint)
+
+
+def test_a_model_names_the_definitions_of_its_derived_features() -> None:
+    defined = Feature("a_before", ("a",), "lag", rows=2)
+    schema = Schema((Field("a", "float"),), "y").with_derived((defined,))
+    tree = DecisionTreeRegressor().fit(np.array([[0.0, 1.0], [1.0, 0.0]]), [1.0, 2.0])
+    model = onnx.load_from_string(export(tree, Scaler(1, np.zeros(2), np.ones(2)), {}, schema))
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert [Feature.from_dict(one) for one in json.loads(about["derived"])] == [defined]
 
 
 @pytest.mark.parametrize(

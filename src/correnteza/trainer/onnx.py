@@ -58,8 +58,9 @@ def export(fitted: Any, scaler: Scaler, codes: Codes, schema: Schema, probe: Flo
     Inputs: `numbers` double [N, numeric fields] in their own units, NaN is missing; `categories` string
     [N, category fields], "" is missing; an input without fields is left out. Output: `prediction` double
     [N, 1] in the target's unit. In between stands the tensor `features`, double [N, features]. Metadata:
-    `numbers` and `categories` (JSON lists of names), `target`, `schema_sha256`, `scaler_version`,
-    `experts` (JSON list of the ids in a recipe), and `by_row` (JSON; see `Part.by_row`).
+    `numbers` and `categories` (JSON lists of names), `derived` (JSON list of the definitions of the numbers that are
+    derived), `target`, `schema_sha256`, `scaler_version`, `experts` (JSON list of the ids in a recipe), and `by_row`
+    (JSON; see `Part.by_row`).
 
     Args:
         fitted: a scikit-learn regressor, or a `Mixture`, fitted on columns in the order of `schema.features`.
@@ -113,6 +114,7 @@ def _model(front: Part, behind: Part, schema: Schema, scaler: Scaler, experts: t
     metadata = {
         "numbers": json.dumps(schema.numeric),
         "categories": json.dumps(schema.categories),
+        "derived": json.dumps([one.as_dict() for one in schema.derived]),
         "target": schema.target,
         "schema_sha256": schema.fingerprint,
         "scaler_version": str(scaler.version),
