@@ -3,6 +3,7 @@
 `Memory` is the whole of it; `entries` has the log that it is made from, `snapshots` how it is written down.
 """
 
-from correnteza.memory.memory import Limits, Memory, Taken
+from correnteza.memory.limits import Limits
+from correnteza.memory.memory import Memory, Taken
 
 __all__ = ["Limits", "Memory", "Taken"]

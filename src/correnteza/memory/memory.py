@@ -7,7 +7,7 @@ Invariants:
 - The memory, and every value made from it, is a function of the rows of the log `memory` alone, bit for bit: not
   of how they came in batches, nor of whether it was loaded from a snapshot in between.
 - A record's features are made from rows before it; its own target is not among what they see.
-- Keys go, and snapshots are taken, only at whole multiples of `BLOCK_ROWS` rows.
+- Keys go, and snapshots are taken, only at whole multiples of `Limits.block_rows` rows.
 - `undo` brings back what was at the last `settle`, so a step that was not committed leaves no trace.
 """
 
@@ -20,40 +20,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from correnteza.definition import Feature
 from correnteza.errors import DamagedLogError
 from correnteza.features import Floats, Ints
 from correnteza.memory import arranged, entries, plain, snapshots, windows
 from correnteza.memory.keys import ALONE, Keys
+from correnteza.memory.limits import Limits
 from correnteza.memory.single import Single, Value
 from correnteza.memory.tails import Tails
-from correnteza.memory.waiting import HORIZON_ROWS, Waiting
+from correnteza.memory.waiting import Waiting
 from correnteza.memory.windows import NO_TIME, Rows
 from correnteza.records import ID, OFFSET, Schema, empty
 
-BLOCK_ROWS = 8192
-SNAPSHOT_ROWS = 100_000
-"""Fewest rows between two snapshots."""
-
 Columns = Mapping[str, Floats]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a memory.
-
-    Args:
-        keys: per `by`; the least recently seen go.
-        rows: values of a key that a window of seconds reaches back to at most.
-        block_rows: keys go and snapshots are taken every so many rows.
-        snapshot_rows: fewest rows between two snapshots.
-        horizon_rows: see `Waiting`.
-    """
-
-    keys: int = 1_000_000
-    rows: int = 10_000
-    block_rows: int = BLOCK_ROWS
-    snapshot_rows: int = SNAPSHOT_ROWS
-    horizon_rows: int = HORIZON_ROWS
 
 
 @dataclass(slots=True)
@@ -108,7 +87,7 @@ class Memory:
         self._remembering = tuple(one for one in schema.derived if one.remembers)
         self._plain = tuple(one for one in schema.derived if not one.remembers)
         self._keys = {by: Keys(self.limits.keys) for by in entries.bys_of(schema)}
-        self._tails = {place: self._tails_of(*place) for place in dict.fromkeys((f.by, f.source) for f in self._remembering)}
+        self._tails = {by: self._tails_by(by) for by in self._keys}
         self._late = schema.target in entries.sources_of(schema)
         self._waiting = Waiting(self.limits.horizon_rows)
         self._record = pa.schema(
@@ -117,8 +96,17 @@ class Memory:
         self._single = Single(schema, self._keys, self._tails, self.limits.rows)
         self._settled = self._scalars()
 
+    def _features_of(self, by: str | None, source: str) -> list[Feature]:
+        return [one for one in self._remembering if (one.by, one.source) == (by, source)]
+
+    def _tails_by(self, by: str | None) -> dict[str, Tails]:
+        """The tails of one `by`, by their source."""
+        return {
+            source: self._tails_of(by, source) for source in dict.fromkeys(f.source for f in self._remembering if f.by == by)
+        }
+
     def _tails_of(self, by: str | None, source: str) -> Tails:
-        mine = [one for one in self._remembering if (one.by, one.source) == (by, source)]
+        mine = self._features_of(by, source)
         timed = any(one.seconds is not None or one.how == "since" for one in mine)
         return Tails(max(one.depth(self.limits.rows) for one in mine), timed, source == self.schema.target)
 
@@ -209,15 +197,13 @@ class Memory:
             missing = int((slots < 0).sum())
             if missing:
                 taken.keyless[by or ALONE] = taken.keyless.get(by or ALONE, 0) + missing
-            order = np.argsort(slots, kind="stable")
-            order = order[missing:]
-            for (own, source), tails in self._tails.items():
-                if own == by:
-                    tails.room_for(keys.slots)
-                    values = entries.numbers(rows.column(entries.VALUE + source))
-                    ends = arranged.append(tails, slots[order], times[order], numbers[order], values[order])
-                    if compute:
-                        found |= self._features(by, source, order, slots, ends, times, values)
+            order = np.argsort(slots, kind="stable")[missing:]  # those without a key, at slot -1, come first
+            for source, tails in self._tails[by].items():
+                tails.room_for(keys.slots)
+                values = entries.numbers(rows.column(entries.VALUE + source))
+                ends = arranged.append(tails, slots[order], times[order], numbers[order], values[order])
+                if compute:
+                    found |= self._features(by, source, order, slots, ends, times, values)
         if self._late:
             self._remember(rows.set_column(rows.schema.get_field_index(entries.OF), entries.OF, pa.array(numbers)))
         return found
@@ -226,12 +212,12 @@ class Memory:
         self, by: str | None, source: str, order: Ints, slots: Ints, ends: Ints, times: Ints, values: Floats
     ) -> Columns:
         """The features of one source and key, for rows that stand at `ends` of their tails."""
-        tails, features = self._tails[by, source], [one for one in self._remembering if (one.by, one.source) == (by, source)]
+        tails = self._tails[by][source]
         falling = np.argsort(ends, kind="stable")[::-1]
         order, ends = order[falling], ends[falling]
         begin, _, ordered = tails.bounds(slots[order])
         found = {}
-        for one in features:
+        for one in self._features_of(by, source):
             column = np.zeros(len(slots)) if one.how == "count" else np.full(len(slots), np.nan)
             if one.how == "count":
                 column[slots < 0] = np.nan
@@ -260,9 +246,10 @@ class Memory:
         self._waiting.drop_early(ids)
         times, numbers = arranged.times_of(rows), rows.column(entries.OF).to_numpy()
         values = entries.numbers(rows.column(entries.VALUE + self.schema.target))
-        for (by, source), tails in self._tails.items():
-            if source == self.schema.target:
-                slots = self._keys[by].find(arranged.key_column(rows, by))
+        for by, keys in self._keys.items():
+            tails = self._tails[by].get(self.schema.target)
+            if tails is not None:
+                slots = keys.find(arranged.key_column(rows, by))
                 order = np.argsort(slots, kind="stable")[int((slots < 0).sum()) :]
                 if len(order):
                     tails.insert(arranged.grouped(slots[order], times[order], numbers[order], values[order]))
@@ -274,9 +261,8 @@ class Memory:
             gone = keys.too_many()
             if len(gone):
                 taken.gone[by or ALONE] = taken.gone.get(by or ALONE, 0) + len(gone)
-                for (own, _), tails in self._tails.items():
-                    if own == by:
-                        tails.clear(gone)
+                for tails in self._tails[by].values():
+                    tails.clear(gone)
         taken.lost, self._lost = taken.lost + self._lost, 0
         if self.offset - self.snapshot_offset >= max(self.limits.snapshot_rows, self._held_at_snapshot):
             self.snapshot_offset = self.offset
@@ -292,12 +278,11 @@ class Memory:
             names, slots, seen = keys.in_order()
             kind = self.schema.raw.field(by).type if by is not None else pa.string()
             tables[snapshots.KEYS + (by or "")] = pa.RecordBatch.from_pydict({"key": pa.array(names, kind), "seen": seen})
-            for (own, source), tails in self._tails.items():
-                if own == by:
-                    held = tails.held(slots)
-                    owners = np.repeat(np.arange(len(slots)), held.counts)
-                    columns = {"key": owners, "time": held.times_us, "number": held.numbers, "value": held.values}
-                    tables[f"{snapshots.TAIL}{by or ''}\0{source}"] = pa.RecordBatch.from_pydict(columns)
+            for source, tails in self._tails[by].items():
+                held = tails.held(slots)
+                owners = np.repeat(np.arange(len(slots)), held.counts)
+                columns = {"key": owners, "time": held.times_us, "number": held.numbers, "value": held.values}
+                tables[snapshots.tail(by, source)] = pa.RecordBatch.from_pydict(columns)
         if self._late:
             tables[snapshots.WAITING] = self._waiting.rows(self._record)
             tables[snapshots.EARLY] = self._waiting.early_rows()
@@ -318,12 +303,11 @@ class Memory:
         for by, keys in self._keys.items():
             held = tables[snapshots.KEYS + (by or "")]
             slots = keys.load(held.column("key"), held.column("seen").to_numpy())
-            for (own, source), tails in self._tails.items():
-                if own == by:
-                    tails.room_for(keys.slots)
-                    table = tables[f"{snapshots.TAIL}{by or ''}\0{source}"]
-                    owners, times, numbers, values = (table.column(name).to_numpy() for name in table.schema.names)
-                    tails.append(arranged.grouped(slots[owners], times, numbers, values))
+            for source, tails in self._tails[by].items():
+                tails.room_for(keys.slots)
+                table = tables[snapshots.tail(by, source)]
+                owners, times, numbers, values = (table.column(name).to_numpy() for name in table.schema.names)
+                tails.append(arranged.grouped(slots[owners], times, numbers, values))
         if self._late:
             self._waiting.load(tables[snapshots.WAITING], tables[snapshots.EARLY], self._record)
         self.settle()
@@ -346,18 +330,19 @@ class Memory:
         found = dict(self.plain_columns(records))
         rows = records.num_rows
         times = arranged.times_us(records.column(self.schema.timestamp)) if self.schema.timestamp else np.full(rows, NO_TIME)
-        for (by, source), tails in self._tails.items():
-            slots = self._keys[by].find(records.column(by) if by is not None else pa.repeat(ALONE, rows))
-            has_key = records.column(by).is_valid().to_numpy(zero_copy_only=False) if by is not None else np.ones(rows, bool)
-            own = source in records.schema.names and source != self.schema.target
-            values = entries.numbers(entries.value_of(records.column(source))) if own else np.full(rows, np.nan)
+        for by, keys in self._keys.items():
+            names = pa.repeat(ALONE, rows) if by is None else records.column(by)
+            slots = keys.find(names)
             order = np.flatnonzero(slots >= 0)
-            ends = tails.bounds(slots[order])[1]
-            columns = self._features(by, source, order, slots, ends, times, values)
-            for one in self._remembering:
-                if one.how == "count" and one.name in columns:  # a key never seen has an empty window
-                    columns = {**columns, one.name: np.where((slots < 0) & has_key, 0.0, columns[one.name])}
-            found |= columns
+            never_seen = (slots < 0) & names.is_valid().to_numpy(zero_copy_only=False)
+            for source, tails in self._tails[by].items():
+                own = source in records.schema.names and source != self.schema.target
+                values = entries.numbers(entries.value_of(records.column(source))) if own else np.full(rows, np.nan)
+                ends = tails.bounds(slots[order])[1]
+                found |= self._features(by, source, order, slots, ends, times, values)
+                for one in self._features_of(by, source):
+                    if one.how == "count":  # the window of a key never seen is empty
+                        found[one.name] = np.where(never_seen, 0.0, found[one.name])
         return found
 
     def one(self, values: Mapping[str, Value], times_us: Mapping[str, int]) -> list[float]:
@@ -374,7 +359,8 @@ class Memory:
         return self.offset, self.snapshot_offset, self._held_at_snapshot, self._lost
 
     def _revocable(self) -> Iterable[Keys | Tails | Waiting]:
-        return (*self._keys.values(), *self._tails.values(), self._waiting)
+        tails = [one for some in self._tails.values() for one in some.values()]
+        return (*self._keys.values(), *tails, self._waiting)
 
     def settle(self) -> None:
         """What was taken stays."""

@@ -47,7 +47,7 @@ class Single:
     Args:
         schema: with the definitions.
         keys: by the field whose values they are.
-        tails: by that field and the source.
+        tails: by that field, and then by the source.
         rows_limit: values that a window of seconds reaches back to at most.
     """
 
@@ -55,7 +55,7 @@ class Single:
         self,
         schema: Schema,
         keys: Mapping[str | None, Keys],
-        tails: Mapping[tuple[str | None, str], Tails],
+        tails: Mapping[str | None, Mapping[str, Tails]],
         rows_limit: int,
     ) -> None:
         self._timestamp = schema.timestamp or ""
@@ -71,7 +71,8 @@ class Single:
                 held,
                 [(places[one.name], one.how == "count", _of(one, source == schema.target, rows_limit)) for one in some],
             )
-            for (by, source), held in tails.items()
+            for by, mine in tails.items()
+            for source, held in mine.items()
             if (some := [one for one in schema.derived if one.remembers and (one.by, one.source) == (by, source)])
         ]
 

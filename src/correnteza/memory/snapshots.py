@@ -28,6 +28,11 @@ KEYS, TAIL, WAITING, EARLY = "keys\0", "tail\0", "waiting", "early"
 """Names of the tables, the first two followed by the field of the key; that of a tail by the source too."""
 
 
+def tail(by: str | None, source: str) -> str:
+    """The name of a tail's table."""
+    return f"{TAIL}{by or ''}\0{source}"
+
+
 def last(log: OwnedLog) -> pa.RecordBatch:
     """The rows of the last snapshot in the log; none before the first."""
     end = log.bounds().next - 1
