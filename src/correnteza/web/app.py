@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from correnteza.codec import JSON
-from correnteza.web import logs, metrics, problems
+from correnteza.web import logs, metrics, problems, swagger
 from correnteza.web.limits import Limits
 from correnteza.web.plain import document
 from correnteza.web.quick import Endpoint, Quick
@@ -54,8 +54,12 @@ def create_app(
         description=TITLES.get(service.name, ""),
         version=service.describe()["version"],
         responses=problems.RESPONSES,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     )
     problems.install(app)
+    swagger.install(app)
     of_logs = logs.endpoints(service)
     routes = (*routes, *(Route(one.path, one, methods=["GET"]) for one in of_logs))
     app.router.routes[:0] = routes
