@@ -22,6 +22,13 @@ MOST_MARKS = 40
 MARKED = {"error_drift": "warn", "target_drift": "warn", "input_drift": "warn", "model_rolled_back": "bad"}
 """Kinds of events that are marked, and in which colour."""
 
+NARROW_PX = 480
+_MEDIA = [
+    {"query": {"maxWidth": NARROW_PX}, "option": {"grid": {"top": 84}}},
+    {"option": {"grid": {"top": 56}}},
+]
+"""In a narrow window the legend takes two lines."""
+
 Blocks = Sequence[Mapping[str, Any]]
 Events = Sequence[Mapping[str, Any]]
 
@@ -64,7 +71,7 @@ def error_chart(words: Words, unit: str, blocks: Blocks, events: Events) -> dict
     ]
     lines[0]["markLine"] = {"symbol": "none", "silent": True, "animation": False, "data": _marks(words, blocks, events)}
     options = _frame(words, words("offset_axis"), f"{words('mae')} ({unit})", at[skip:])
-    return {**options, "legend": _legend(), "series": lines}
+    return {**options, "legend": _legend(), "media": _MEDIA, "series": lines}
 
 
 def _skipped(blocks: Blocks) -> int:
@@ -116,7 +123,7 @@ def _frame(words: Words, across: str, up: str, at: Sequence[float]) -> dict[str,
     bottom["axisLabel"] = {**axis["axisLabel"], "showMinLabel": False, "showMaxLabel": False}
     return {
         "animation": False,
-        "grid": {"left": 8, "right": 16, "top": 56, "bottom": 32, "containLabel": True},
+        "grid": {"left": 8, "right": 16, "top": 28, "bottom": 32, "containLabel": True},
         "tooltip": {"trigger": "axis", "confine": True, ":valueFormatter": _rounded(words)},
         "xAxis": bottom,
         "yAxis": {**axis, **grid, "name": up, "nameTextStyle": {**muted, "align": "left"}},
@@ -141,7 +148,8 @@ def _versions(name: str, blocks: Blocks) -> dict[str, Any]:
         "type": "scatter",
         "name": name,
         "symbol": "rect",
-        "symbolSize": [2, 12],
+        "symbolSize": [2, 10],
+        "symbolOffset": [0, -5],
         "data": ticks,
         "itemStyle": style,
         "silent": True,
@@ -173,7 +181,6 @@ def _place(blocks: Blocks, event: Mapping[str, Any]) -> int | None:
 
 def _legend() -> dict[str, Any]:
     return {
-        "type": "scroll",
         "top": 0,
         "left": 0,
         "itemWidth": 18,

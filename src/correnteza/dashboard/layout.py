@@ -135,12 +135,11 @@ def static(content: Html, cls: str = "", name: str = "div") -> ui.html:
 
 
 def card(view: View, title: str, cls: str = "", note: str = "") -> AbstractContextManager[Any]:
-    """A titled part of a page, for `with`."""
-    words = view.words
+    """A titled part of a page with a remark below its title, for `with`."""
     made = ui.element("section").classes(f"card {cls}")
     with made:
-        text = tag("h2", words(title))
-        static(join([text, tag("p", words(note), cls="note")]) if note else text, "card-head", "header")
+        text = tag("h2", view.words(title))
+        static(join([text, tag("p", note, cls="note")]) if note else text, "card-head", "header")
     return made
 
 
@@ -158,6 +157,13 @@ def frame(request: Request, watch: Watch, settings: Settings, page: str) -> View
         view.region(lambda: _health(view))
     ui.timer(EVERY_S, view.tick, immediate=False)
     return view
+
+
+def glossary(view: View, *terms: str) -> None:
+    """What some words on the page mean, for those who ask."""
+    words = view.words
+    told = join(tag("div", tag("dt", words(term)), tag("dd", words(f"{term}_means"))) for term in terms)
+    static(join([tag("summary", words("glossary")), tag("dl", told)]), "glossary", "details")
 
 
 def main() -> Any:

@@ -41,6 +41,14 @@ class Words:
         """For the attribute `lang`."""
         return {"en": "en", "pt": "pt-BR"}[self.language]
 
+    def kind(self, name: str) -> str:
+        """A kind of event or decision in words; one without a text of its own as it is named.
+
+        >>> Words("pt").kind("rolled_back"), Words("pt").kind("new_kind")
+        ('voltou atrás', 'new kind')
+        """
+        return self(f"kind_{name}") if f"kind_{name}" in TEXTS else name.replace("_", " ")
+
     def number(self, value: Any, unit: str = "") -> str:
         """A number with its unit, three or four digits of it."""
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):

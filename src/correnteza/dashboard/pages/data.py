@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,7 +17,7 @@ from correnteza.dashboard.layout import View, frame, main, static
 from correnteza.dashboard.markup import Html, escape, join, table, tag
 from correnteza.dashboard.pages.parts import tail_of
 from correnteza.dashboard.watch import Watch
-from correnteza.dashboard.words import DASH
+from correnteza.dashboard.words import DASH, time_of
 from correnteza.errors import CorrentezaError
 
 SHOWN = 50
@@ -25,8 +26,10 @@ SEARCHED = 5000
 FEEDS = {key: tail(service, log, SHOWN) for key, (service, log) in LOGS.items()}
 NEEDS = (FEEDS["raw"],)
 IDS = ("id", "prediction_id", "record_id")
-LONG = 120
-"""Characters of a cell that are shown."""
+SHORT, LONG = 16, 200
+"""Characters of a cell from which on it is cut by the browser, with the rest on hovering, and beyond which by us."""
+SENTENCES = ("reason", "error", "detail")
+"""Columns that get more room."""
 
 
 class Choice:
@@ -104,17 +107,23 @@ def _table(view: View, choice: Choice, rows: Sequence[dict[str, Any]]) -> Html:
     searched = words.number(SEARCHED if choice.found is not None else len(rows))
     note = tag("p", words("rows_shown", shown=len(rows), searched=searched), cls="note")
     return join(
-        [note, table(words(f"log_{choice.log}"), names, ([_cell(view, row[n]) for n in names] for row in rows), numeric)]
+        [note, table(words(f"log_{choice.log}"), names, ([_cell(view, n, row[n]) for n in names] for row in rows), numeric)]
     )
 
 
-def _cell(view: View, value: Any) -> str:
+def _cell(view: View, name: str, value: Any) -> str:
     if value is None:
         return DASH
     if isinstance(value, float):
         return view.words.number(value)
     text = str(value)
-    return text if len(text) <= LONG else f"{text[:LONG]}…"
+    if (moment := time_of(value)) is not None and len(text) > SHORT:
+        is_today = moment.date() == datetime.now(UTC).date()
+        return tag("span", f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M:%S}", title=text)
+    if len(text) <= SHORT:
+        return text
+    shown = text if len(text) <= LONG else f"{text[:LONG]}…"
+    return tag("span", shown, cls="cut long" if name in SENTENCES else "cut", title=shown)
 
 
 def _links(view: View, choice: Choice) -> Html:

@@ -71,7 +71,7 @@ def _found(view: View) -> Html:
     if not rows:
         return tag("p", words("nothing_yet"), cls="note")
     cells = (
-        (words.clock(row["at"]) or DASH, str(row["kind"]).replace("_", " "), tag("span", row["reason"], lang="en"))
+        (words.clock(row["at"]) or DASH, words.kind(str(row["kind"])), tag("span", row["reason"], lang="en"))
         for row in reversed(rows[-20:])
     )
     return table(words("drifts_seen"), (words("created"), words("decision"), words("reason")), cells)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from correnteza.config import Settings
 from correnteza.dashboard.feeds import CURVES, EVALUATION, EVENTS, PROMOTED, SERVICES
-from correnteza.dashboard.layout import TONES, View, card, frame, main, measure, state_word, static, tile
+from correnteza.dashboard.layout import TONES, View, card, frame, glossary, main, measure, state_word, static, tile
 from correnteza.dashboard.markup import Html, escape, join, line, pill, tag
 from correnteza.dashboard.pages.parts import error_chart, tail_of
 from correnteza.dashboard.watch import Watch
@@ -41,6 +41,7 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
                 error_chart(view, lambda: ROWS)
             with card(view, "happened"):
                 view.region(lambda: _events(view), "events")
+        glossary(view, "mae", "baseline", "challenger", "coverage_title", "lag", "rejected")
 
 
 def _service(view: View, service: str) -> None:
@@ -132,6 +133,6 @@ def _event(view: View, row: dict[str, Any]) -> Html:
     kind = str(row["kind"])
     tone = "bad" if kind.endswith(("_failed", "_died", "_refused", "rolled_back")) else "warn" if "drift" in kind else ""
     clock = tag("time", view.words.clock(row["at"]), datetime=row["at"])
-    named = tag("b", kind.replace("_", " "), cls=tone or None)
+    named = tag("b", view.words.kind(kind), cls=tone or None)
     detail = tag("span", row["reason"], lang="en")
     return tag("li", clock, tag("span", row["service"], cls="who"), tag("span", named, " ", detail))

@@ -9,8 +9,8 @@ from starlette.requests import Request
 
 from correnteza.config import Settings
 from correnteza.dashboard import charts, insight
-from correnteza.dashboard.feeds import CURVES, EVALUATED, EVALUATION, EVENTS, Feed
-from correnteza.dashboard.layout import View, card, frame, main, measure, static, tile
+from correnteza.dashboard.feeds import CURVES, EVALUATED, EVALUATION, EVENTS, RECENT_ROWS, Feed
+from correnteza.dashboard.layout import View, card, frame, glossary, main, measure, static, tile
 from correnteza.dashboard.markup import Html, escape, tag
 from correnteza.dashboard.pages.parts import drawn, error_chart, strips, tail_of
 from correnteza.dashboard.watch import Watch
@@ -31,22 +31,22 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
         with ui.element("div").classes("tiles"):
             for figure in (_version, _error, _coverage, _delay):
                 view.region(lambda figure=figure: figure(view), "tile")  # type: ignore[misc]
-        with card(view, "error_over_time", note="error_over_time_note"):
+        with card(view, "error_over_time", note=words("error_over_time_note")):
             reaches = {rows: words("last_rows", rows=words.number(rows)) for rows in CURVES}
             choice = ui.select(reaches, value=FIRST_REACH, label=words("range"))
             choice.on_value_change(lambda change: reach.__setitem__(0, change.value))
             choice.props("outlined dense options-dense").classes("choice")
             error_chart(view, lambda: reach[0], "tall")
         with ui.element("div").classes("halves"):
-            with card(view, "predicted_true"):
-                view.region(lambda: escape(words("predicted_true_note", rows=len(_rows(view)))), "note", "p")
+            with card(view, "predicted_true", note=words("predicted_true_note", rows=RECENT_ROWS)):
                 view.chart(lambda: charts.scatter(words, unit, _rows(view)), lambda: words("predicted_true"))
-            with card(view, "coverage_title", note="coverage_note"):
+            with card(view, "coverage_title", note=words("coverage_note")):
                 view.chart(lambda: _coverage_chart(view, reach[0]), lambda: words("coverage_title"))
-            with card(view, "residuals"):
-                view.region(lambda: _residuals(view, unit))
-            with card(view, "importances"):
+            with card(view, "residuals", note=words("residuals_note", unit=unit)):
+                view.region(lambda: _residuals(view))
+            with card(view, "importances", note=words("importances_note", unit=unit)):
                 view.region(lambda: _importances(view, importances, unit))
+        glossary(view, "mae", "baseline", "challenger", "rmse", "r2", "coverage_title", "residuals", "delay")
 
 
 def _rows(view: View) -> list[dict[str, Any]]:
@@ -88,16 +88,17 @@ def _coverage_chart(view: View, reach: int) -> dict[str, Any]:
     return charts.coverage_chart(view.words, part(view.value(EVALUATION), "level"), view.value(CURVES[reach]) or ())
 
 
-def _residuals(view: View, unit: str) -> Html:
+def _residuals(view: View) -> Html:
     words, rows = view.words, _rows(view)
     errors = [row["prediction"] - row["target"] for row in rows]
     reach, counts = insight.histogram(errors)
     mean = sum(errors) / len(errors) if errors else None
     ends = (words.number(-reach), f"{words('bias')} {words.number(mean)}", words.number(reach))
-    return tag("div", tag("p", words("residuals_note", unit=unit), cls="note"), drawn([[], counts], words("residuals"), ends))
+    return drawn([[], counts], words("residuals"), ends)
 
 
 def _importances(view: View, feed: Feed, unit: str) -> Html:
     words, effects = view.words, view.value(feed) or []
-    note = tag("p", words("importances_note", unit=unit), cls="note")
-    return tag("div", note, strips([(e.field, e.size, words.number(e.size, unit)) for e in effects[:12]]))
+    if not effects:
+        return tag("p", words("nothing_yet"), cls="note")
+    return strips([(e.field, e.size, words.number(e.size, unit)) for e in effects[:12]])

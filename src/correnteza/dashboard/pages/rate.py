@@ -11,7 +11,7 @@ from starlette.requests import Request
 from correnteza.config import Settings
 from correnteza.dashboard.feeds import CURVES, EVALUATION, EVENTS, RATES
 from correnteza.dashboard.layout import View, act, button, card, frame, main, static, sure
-from correnteza.dashboard.markup import Html, escape, tag
+from correnteza.dashboard.markup import Html, escape
 from correnteza.dashboard.pages.parts import error_chart
 from correnteza.dashboard.watch import Watch
 
@@ -44,7 +44,7 @@ def _rate(view: View, service: str) -> None:
                 view, lambda: view.watch.client.set_rate(service, rate), lambda now: words("rate_set", rate=words.number(now))
             )
 
-    with card(view, f"rate_{service}", note=f"rate_{service}_note"):
+    with card(view, f"rate_{service}", note=words(f"rate_{service}_note")):
         view.region(lambda: _now(view, service), "mid").props(f'data-rate="{service}"')
         with ui.element("div").classes("buttons"):
             for preset in PRESETS[service]:
@@ -67,9 +67,7 @@ def _drift(view: View) -> None:
             client = view.watch.client
             await act(view, lambda: client.set_drift(factor), lambda now: words("drift_set", factor=words.number(now)))
 
-    with ui.element("section").classes("card"):
-        static(tag("h2", words("drift_switch")), "card-head")
-        static(escape(words("drift_switch_note", unit=unit)), "note", "p")
+    with card(view, "drift_switch", note=words("drift_switch_note", unit=unit)):
         view.region(lambda: _factor(view), "mid").props('data-drift="factor"')
         with ui.element("div").classes("buttons") as buttons:
             for factor in FACTORS:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from correnteza.config import Settings
 from correnteza.dashboard.feeds import EVALUATION, MODELS, STORY
-from correnteza.dashboard.layout import View, act, button, card, frame, main, static, sure
+from correnteza.dashboard.layout import View, act, button, card, frame, glossary, main, static, sure
 from correnteza.dashboard.markup import Html, escape, pill, table, tag
 from correnteza.dashboard.watch import Watch
 from correnteza.dashboard.words import part
@@ -32,6 +32,7 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
         with card(view, "versions_short"):
             label = words("registry_title")
             view.region(lambda: _table(view), "scroll").props(f'tabindex="0" role="region" aria-label="{label}"')
+        glossary(view, "pinned", "challenger", "mae_before", "mae_own", "parent")
 
 
 def _versions(view: View) -> list[dict[str, Any]]:
@@ -133,12 +134,8 @@ def _table(view: View) -> Html:
 
 def _row(view: View, row: dict[str, Any], own: float | None) -> tuple[Any, ...]:
     words = view.words
-    decision = str(row["decision"] or "").replace("_", " ")
-    state = (
-        pill(words("pinned" if row["pinned"] else "in_service"), "good")
-        if row["in_service"]
-        else tag("span", decision, lang="en")
-    )
+    decision = str(row["decision"] or "undecided")
+    state = pill(words("pinned" if row["pinned"] else "in_service"), "good") if row["in_service"] else words.kind(decision)
     return (
         row["version"],
         state,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from nicegui import run, ui
+from nicegui import ui
 from starlette.requests import Request
 
 from correnteza.config import Settings
 from correnteza.dashboard import insight
-from correnteza.dashboard.feeds import EVALUATION, Feed
+from correnteza.dashboard.feeds import EVALUATION, Feed, tail
 from correnteza.dashboard.layout import View, act, button, card, frame, main, measure, static
 from correnteza.dashboard.markup import Html, escape, join, tag
-from correnteza.dashboard.pages.parts import strips
+from correnteza.dashboard.pages.parts import strips, tail_of
 from correnteza.dashboard.watch import Watch
 from correnteza.dashboard.words import part
-from correnteza.errors import CorrentezaError
 from correnteza.records import Field, Schema
 
 MOST_VALUES = 1000
@@ -23,7 +23,8 @@ MOST_VALUES = 1000
 CATEGORIES = Feed(
     "categories", "normalizer", lambda client, _: client.page("normalizer", None, MOST_VALUES, log="categories").records, 10.0
 )
-NEEDS = (EVALUATION, CATEGORIES)
+LATEST = tail("generator", "records", 1)
+NEEDS = (EVALUATION, CATEGORIES, LATEST)
 
 
 def draw(request: Request, watch: Watch, settings: Settings) -> None:
@@ -33,7 +34,7 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
     with main():
         static(escape(words("try_title")), name="h1")
         with ui.element("div").classes("halves"):
-            with card(view, "try_fields", note="try_note"):
+            with card(view, "try_fields", note=words("try_note")):
                 inputs = _form(view, schema)
                 buttons = ui.element("div").classes("buttons")
             with card(view, "answer"):
@@ -45,18 +46,19 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
         if found is not None:
             said.content = _answer(view, *found)
 
-    async def filled() -> None:
-        try:
-            rows = await run.io_bound(lambda: view.watch.client.page("generator", "latest", 1, back=1).records)
-        except CorrentezaError as error:
-            ui.notify(words("failed", reason=error), type="negative")
-            return
+    def filled(record: Mapping[str, Any]) -> None:
         for name, box in inputs.items():
-            box.set_value(rows[0].get(name) if rows else None)
+            box.set_value(record.get(name))
 
+    def latest() -> None:
+        filled(next(iter(tail_of(view, LATEST)), {}))
+
+    latest()
+    view.each_tick(lambda: view.value(LATEST))  # kept fresh for the button
     with buttons:
         button(words("ask"), asked, "go")
-        button(words("fill"), filled)
+        button(words("fill"), latest)
+        button(words("clear"), lambda: filled({}))
 
 
 def _form(view: View, schema: Schema) -> dict[str, Any]:
