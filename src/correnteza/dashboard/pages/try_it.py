@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nicegui import ui
@@ -46,19 +46,34 @@ def draw(request: Request, watch: Watch, settings: Settings) -> None:
         if found is not None:
             said.content = _answer(view, *found)
 
-    def filled(record: Mapping[str, Any]) -> None:
-        for name, box in inputs.items():
-            box.set_value(record.get(name))
-
-    def latest() -> None:
-        filled(next(iter(tail_of(view, LATEST)), {}))
-
-    latest()
-    view.each_tick(lambda: view.value(LATEST))  # kept fresh for the button
+    latest, clear = _filling(view, inputs)
     with buttons:
         button(words("ask"), asked, "go")
         button(words("fill"), latest)
-        button(words("clear"), lambda: filled({}))
+        button(words("clear"), clear)
+
+
+def _filling(view: View, inputs: Mapping[str, Any]) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What fills the form in with the latest record, and what clears it; it begins filled in, once there is a record."""
+    untouched = [True]
+
+    def filled(record: Mapping[str, Any]) -> None:
+        untouched[0] = False
+        for name, box in inputs.items():
+            box.set_value(record.get(name))
+
+    def latest() -> Mapping[str, Any]:
+        return next(iter(tail_of(view, LATEST)), {})
+
+    def begin() -> None:  # every second, which also keeps the record fresh for the button
+        if (record := latest()) and untouched[0]:
+            if all(box.value in (None, "") for box in inputs.values()):
+                filled(record)
+            untouched[0] = False
+
+    begin()
+    view.each_tick(begin)
+    return lambda: filled(latest()), lambda: filled({})
 
 
 def _form(view: View, schema: Schema) -> dict[str, Any]:
