@@ -300,11 +300,11 @@ def test_a_body_that_the_framework_refuses_is_told_what_is_wrong(
 
 def test_the_page_of_the_api_and_all_that_it_loads_come_from_the_service(shared: tuple[World, str]) -> None:
     _, url = shared
-    page = requests.get(f"{url}/docs", timeout=ANSWER_S)
+    page = requests.get(f"{url}/docs", timeout=PATIENCE_S)
     assert page.status_code == 200
     loaded = re.findall(r"""(?:href|src)="([^"]+)"|url: '([^']+)'""", page.text)
     addresses = [one or other for one, other in loaded]
     assert {"/docs/files/swagger-ui-bundle.js", "/docs/files/swagger-ui.css", "/openapi.json"} <= set(addresses)
     assert "//" not in re.sub("// .*", "", page.text)
     for address in addresses:
-        assert requests.get(url + address, timeout=ANSWER_S).ok, address
+        assert requests.get(url + address, timeout=PATIENCE_S).ok, address
