@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+from tests.tools import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
@@ -222,10 +223,10 @@ def test_peak_memory_is_that_of_the_whole_family_and_nothing_of_it_is_left(bench
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
     family = psutil.Process(process.pid).children(recursive=True)
-    bench("system").wait_for(lambda: peak.bytes > 200_000_000, 10, "a look at it")
+    bench("system").wait_for(lambda: peak.bytes > 200_000_000, PATIENCE_S, "a look at it")
     peak.end()
-    process.wait(10)
-    assert psutil.wait_procs(family, 10)[1] == []
+    process.wait(PATIENCE_S)
+    assert psutil.wait_procs(family, PATIENCE_S)[1] == []
     process.stdout.close()
 
 
@@ -270,7 +271,7 @@ def test_nothing_that_was_started_is_left_when_a_service_does_not_start(
     monkeypatch.setattr(freshness, "System", lambda *_: halting)
     with pytest.raises(TimeoutError), freshness.started():
         pass
-    assert halting.processes["generator"].wait(10) != 0
+    assert halting.processes["generator"].wait(PATIENCE_S) != 0
     assert not halting.folder.exists()
 
 

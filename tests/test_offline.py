@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,24 @@ def versions(result: offline.Result) -> list[Mapping[str, Any]]:
     ]
 
 
-def test_the_same_records_and_settings_give_the_same_evaluations_and_models_however_they_are_cut() -> None:
-    first = offline.run([raw(ROWS)], SETTINGS)
+@dataclass(frozen=True)
+class Ran:
+    """What one run gave, and what it told meanwhile."""
+
+    result: offline.Result
+    done: list[int]
+    told: list[pa.RecordBatch]
+
+
+@pytest.fixture(scope="module")
+def ran() -> Ran:
+    done: list[int] = []
+    told: list[pa.RecordBatch] = []
+    return Ran(offline.run(pieces(raw(ROWS), 64), SETTINGS, done.append, told.append), done, told)
+
+
+def test_the_same_records_and_settings_give_the_same_evaluations_and_models_however_they_are_cut(ran: Ran) -> None:
+    first = ran.result
     again = offline.run(pieces(raw(ROWS), 37), SETTINGS)
     assert first.versions.num_rows > 2
     assert first.evaluations.equals(again.evaluations)
@@ -52,30 +69,28 @@ def test_the_same_records_and_settings_give_the_same_evaluations_and_models_howe
     assert versions(first) == versions(again)
 
 
-def test_it_gives_what_the_parts_of_the_running_system_give(tmp_path: Path) -> None:
+def test_it_gives_what_the_parts_of_the_running_system_give(tmp_path: Path, ran: Ran) -> None:
     world = World(tmp_path, normalized(raw(ROWS)))
     world.run()
-    result = offline.run([raw(ROWS)], SETTINGS)
+    result = ran.result
     assert result.evaluations.to_pylist() == [{k: v for k, v in row.items() if k != "offset"} for row in world.evaluations()]
     assert result.versions["sha256"].to_pylist() == [row["sha256"] for row in world.models()]
     assert result.promotions["version"].to_pylist() == world.promoted()
 
 
-def test_features_with_memory_are_those_of_the_running_system_too(tmp_path: Path) -> None:
+def test_features_with_memory_are_those_of_the_running_system_too(tmp_path: Path, ran: Ran) -> None:
     """And of a stream that is cut elsewhere; some targets are missing, as some of each field."""
     settings = SETTINGS.model_copy(update={"features": tuple(FeatureTable.model_validate(one) for one in REMEMBERED)})
     world = World(tmp_path, normalized(raw(ROWS), settings.schema_of_model), schema=settings.schema_of_model)
     world.run()
-    plain, result = (offline.run(pieces(raw(ROWS), 37), one) for one in (SETTINGS, settings))
+    plain, result = ran.result, offline.run(pieces(raw(ROWS), 37), settings)
     assert result.evaluations.to_pylist() == [{k: v for k, v in row.items() if k != "offset"} for row in world.evaluations()]
     assert result.versions["sha256"].to_pylist() == [row["sha256"] for row in world.models()]
     assert not set(result.versions["sha256"].to_pylist()) & set(plain.versions["sha256"].to_pylist())
 
 
-def test_every_record_is_counted_and_every_evaluation_is_told_once() -> None:
-    done: list[int] = []
-    told: list[pa.RecordBatch] = []
-    result = offline.run(pieces(raw(ROWS), 64), SETTINGS, done.append, told.append)
+def test_every_record_is_counted_and_every_evaluation_is_told_once(ran: Ran) -> None:
+    result, done, told = ran.result, ran.done, ran.told
     assert result.records == ROWS == done[-1]
     assert done == sorted(done)
     scored = pa.Table.from_batches([batch.drop_columns(["offset"]) for batch in told])
@@ -86,8 +101,8 @@ def test_every_record_is_counted_and_every_evaluation_is_told_once() -> None:
     assert result.peak_memory_bytes > 10 * 2**20
 
 
-def test_no_record_is_predicted_by_a_version_that_has_learned_from_it() -> None:
-    result = offline.run([raw(ROWS)], SETTINGS)
+def test_no_record_is_predicted_by_a_version_that_has_learned_from_it(ran: Ran) -> None:
+    result = ran.result
     last = {row["version"]: row["last_offset"] for row in result.versions.to_pylist()}
     rows = result.evaluations.to_pylist()
     assert rows

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correnteza.codec import ARROW, NDJSON, arrow_stream
@@ -161,7 +161,7 @@ def test_nonsense_is_a_client_error_with_a_reason_and_harms_nothing(shared: Runn
     assert shared.post(GOOD).status_code == 201
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60)
 @given(
     st.binary(max_size=60) | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(lambda v: json.dumps(v).encode()),
     st.sampled_from(["/records", "/records?on_error=skip", "/outcomes"]),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correnteza import config
@@ -99,7 +99,7 @@ def test_the_word_none_is_a_value_unless_told_otherwise(metro: DataSet, replayed
 # Cuts, restarts, order
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.sampled_from([".csv", ".csv.gz", ".parquet", ".ndjson"]))
 def test_batch_cuts_and_restarts_have_no_part_in_the_rows(
     small_blocks: None, replayed: Replay, tmp_path: Path, sizes: list[int], ending: str

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correnteza.codec import ARROW, JSON, NDJSON, arrow_stream
@@ -55,7 +55,7 @@ def bits(matrix: np.ndarray) -> list[list[str]]:
     return [[float(value).hex() for value in row] for row in matrix]
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(labelled, max_size=12), min_size=1, max_size=6), st.lists(records, min_size=1, max_size=4), st.data())
 def test_a_question_in_any_form_sees_the_normalizers_memory(
     tmp_path: Path, batches: list[list[dict[str, Any]]], asked: list[dict[str, Any]], data: st.DataObject
