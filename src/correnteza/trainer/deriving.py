@@ -48,6 +48,7 @@ class Deriving:
         self.names = tuple(name for one in schema.derived for name in one.columns)
         needed = {name for one in schema.derived for name in (*one.of, one.by)} - {schema.target, None}
         self._fields = [(field.name, field.kind) for field in schema.fields if field.name in needed | {self._timestamp}]
+        self._attributes: dict[Any, list[tuple[str, str, str]]] = {}
         fields = [(f"d{i}", float | None, None) for i in range(len(self.names))]
         rename = {f"d{i}": name for i, name in enumerate(self.names)}
         self._derived = msgspec.defstruct("Derived", fields, omit_defaults=True, rename=rename, gc=False)
@@ -62,11 +63,11 @@ class Deriving:
         if not self.names:
             return question
         if 0 < rows <= FEW and not isinstance(question.records, pa.RecordBatch):
-            made = np.array([self._one(record) for record in question.records])
+            made = [self._one(record) for record in question.records]
         else:
-            made = self._many(question)
-        numbers = np.concatenate([question.numbers, made], axis=1)
-        derived = [self._derived(*_without_nan(row)) for row in made.tolist()]
+            made = self._many(question).tolist()
+        numbers = np.concatenate([question.numbers, np.array(made).reshape(rows, len(self.names))], axis=1)
+        derived = [self._derived(*_without_nan(row)) for row in made]
         return Question(numbers, question.categories, question.ids, question.records, question.single, derived)
 
     def of_key(self, by: str | None, key: str | int | None, time_us: int | None) -> dict[str, float | None]:
@@ -82,12 +83,10 @@ class Deriving:
         return dict(zip(self.names, _without_nan(made), strict=True))
 
     def _one(self, record: Any) -> list[float]:
-        attributes = attributes_of(record)
         values: dict[str, Value] = {}
         times_us: dict[str, int] = {}
-        for name, kind in self._fields:
-            attribute = attributes.get(name)
-            value = None if attribute is None else getattr(record, attribute)
+        for name, kind, attribute in self._needed(type(record)):
+            value = getattr(record, attribute)
             if kind == "timestamp":
                 if value is not None:
                     times_us[name] = _time_us(value)
@@ -96,6 +95,13 @@ class Deriving:
         if self._timestamp and self._timestamp not in times_us:
             times_us[self._timestamp] = self._clock()
         return self._memory.one(values, times_us)
+
+    def _needed(self, struct: Any) -> list[tuple[str, str, str]]:
+        """Name, kind and attribute of the fields that are needed, for structs of a type; there are few types."""
+        if struct not in self._attributes:
+            attributes = attributes_of(struct)
+            self._attributes[struct] = [(name, kind, attributes[name]) for name, kind in self._fields if name in attributes]
+        return self._attributes[struct]
 
     def _many(self, question: Question) -> Floats:
         columns = {name: self._column(question, name) for name, _ in self._fields}
