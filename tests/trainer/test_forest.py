@@ -16,6 +16,7 @@ from correnteza.features import Floats, Scaler
 from correnteza.records import Field, Schema
 from correnteza.trainer import forest, onnx, plan
 from correnteza.trainer.forest import Memo, Mixture, Rows, bounds, build
+from correnteza.trainer.linear import Carried
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.recipe import LOCAL, Base, Cohort, Expert, Local, Recipe
 from correnteza.trainer.scores import Score
@@ -427,3 +428,57 @@ def test_an_expert_that_does_not_see_derived_features_does_not_depend_on_them() 
     assert all(np.array_equal(answers[0], each) for each in answers[1:])
     seeing = fitted(features, targets, 3)
     assert np.abs(seeing.predict(features) - targets).mean() < 0.5 * np.abs(answers[0] - targets).mean()
+
+
+# Lines and leaves
+
+
+def wandering(count: int = 900) -> Rows:
+    """A target that wanders upwards, and the last known target as a feature."""
+    rng = np.random.default_rng(11)
+    targets = np.cumsum(0.5 + rng.normal(size=count + 1))
+    last = (targets[:-1] - 2.0) / 3.0
+    return Rows(np.arange(1, count + 1), last[:, None], targets[1:], 1, 1, Carried(0, 2.0, 3.0))
+
+
+def test_where_the_target_wanders_trees_stand_on_the_last_one() -> None:
+    """So an answer goes beyond all that was learned from when the last target is beyond it."""
+    rows = wandering()
+    made = fitted_to(rows)
+    far = np.array([[(2000.0 - 2.0) / 3.0]])
+    assert abs(made.predict(far)[0] - 2000.0) < 10.0
+    hidden = build(without_derived(alone(900)), rows, FOREST, PARAMS, Memo())
+    assert abs(hidden.predict(far)[0]) < 1000.0
+
+
+def fitted_to(rows: Rows) -> Mixture:
+    return build(alone(len(rows.targets)), rows, FOREST, PARAMS, Memo())
+
+
+def without_derived(recipe: Recipe) -> Recipe:
+    return replace(recipe, experts=tuple(replace(expert, plain=True) for expert in recipe.experts))
+
+
+def test_trees_of_before_learn_the_rows_of_later_cohorts() -> None:
+    """The level rises by ten after the first cohort; without the new rows in their leaves the old trees would not know."""
+    count = 600
+    x = np.random.default_rng(12).uniform(size=(count, 1))
+    targets = np.where(np.arange(count) < 300, 0.0, 10.0)
+    rows = Rows(np.arange(1, count + 1), x, targets, 1)
+    cohorts = (Cohort(1, 300, TREES, TREES, 1), Cohort(1, count, 1, 1, 2))
+    expert = Expert(1, 1, 300, 1.0, Base(1, 300, 1), cohorts)
+    made = build(Recipe(count, 1, (expert,)), rows, FOREST, PARAMS, Memo())
+    old = made.members[0].trees[0].predict(x.astype(np.float32))
+    assert abs(old.mean() - 5.0) < 0.5
+
+
+def test_a_forest_of_medians_keeps_its_leaves() -> None:
+    rows = stream(13)
+    cohorts = (Cohort(1, 300, 2, 2, 1), Cohort(1, 400, 1, 1, 2))
+    expert = Expert(1, 1, 300, 1.0, Base(1, 300, 1), cohorts)
+    params = {**PARAMS, "criterion": "absolute_error"}
+    first = replace(expert, cohorts=cohorts[:1])
+    before, after = (
+        build(Recipe(at, 1, (one,)), rows, FOREST, params, Memo()).members[0] for at, one in ((300, first), (400, expert))
+    )
+    np.testing.assert_array_equal(before.trees[0].values, after.trees[0].values)

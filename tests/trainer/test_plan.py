@@ -54,7 +54,7 @@ class History:
             error = self.error(number) * float(self._rng.uniform(0.9, 1.1))
             self.scores[number] = Score(before.rows + rows, 30.0 * error, 30.0, before.total + rows * error)
         at = self.last.at + rows
-        bounds = replace(self.bounds, grow_rows=plan.grow_rows(self.last))
+        bounds = replace(self.bounds, paced=True)
         correction = Local(0.0, 0.1, (0.2,)) if local else None
         changed = at - rows // 2 if drift else None
         self.recipes.append(plan.plan(self.last, at, 1, dict(self.scores), bounds, changed, correction))
@@ -258,12 +258,14 @@ def test_all_the_work_of_a_stream_is_bounded_per_record(rows: int) -> None:
     assert work / recipes[-1].at < 100 * 10
 
 
-def test_trees_are_not_grown_for_fewer_new_rows_than_asked_for() -> None:
+def test_each_expert_grows_trees_at_its_own_pace_or_with_every_version() -> None:
     made = History(2)
     made.go_on(500)
-    recipe = plan.plan(made.last, made.last.at + 9, 1, {}, replace(BOUNDS, grow_rows=10))
-    assert recipe.experts == made.last.experts
-    assert grown(made.last, plan.plan(made.last, made.last.at + 10, 1, {}, replace(BOUNDS, grow_rows=10))) > 0
+    rows, paced = plan.pace(made.last.at), replace(BOUNDS, paced=True)
+    assert rows > 1
+    assert plan.plan(made.last, made.last.at + rows - 1, 1, {}, paced).experts == made.last.experts
+    assert grown(made.last, plan.plan(made.last, made.last.at + rows, 1, {}, paced)) > 0
+    assert grown(made.last, plan.plan(made.last, made.last.at + 1, 1, {}, BOUNDS)) > 0
 
 
 def test_a_training_without_new_rows_changes_nothing_but_the_weights() -> None:

@@ -31,6 +31,7 @@ def _all(schema: Schema) -> Iterator[Feature]:
     at, target = schema.timestamp, schema.target
     for how in ("hour", "weekday", "month"):
         yield Feature(f"{at}_{how}", (at,), how)
+    yield Feature(f"{at}_since", (target,), "since")
     for rows in (1, 2, 3):
         yield Feature(f"{target}_lag_{rows}", (target,), "lag", rows=rows)
     yield Feature(f"{target}_lag_day", (target,), "lag", seconds=DAY_S)

@@ -1,6 +1,10 @@
 """The adaptive forest: builds what a recipe names from the rows that it names.
 
-    prediction = sum over experts of weight * (linear part + mean of the trees)
+    prediction = sum over experts of weight * (line + mean of the trees)
+
+An expert's line is the one of three that helps its trees most: none, a ridge regression, or the last known target as it is.
+Its trees go on learning (`leaves`): when a cohort is grown, the trees before it take the rows that are new since then
+into their leaves.
 
 Invariants:
 - `build` is a function of its arguments; what was built before is remembered only to save time.
@@ -10,7 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,17 +23,22 @@ import numpy as np
 from correnteza.errors import TrainingFailedError
 from correnteza.features import Floats, Ints
 from correnteza.trainer import estimators, linear
-from correnteza.trainer.linear import Linear
+from correnteza.trainer.leaves import Grown, Singles
+from correnteza.trainer.linear import Carried, Linear
 from correnteza.trainer.recipe import Base, Cohort, Expert, Recipe
 from correnteza.trainer.trees import send_missing
 
 FORESTS = ("RandomForestRegressor", "ExtraTreesRegressor")
 """Estimators of scikit-learn's `ensemble` that can grow a few trees at a time."""
-TRIAL_ROWS = 2000
+TRIAL_ROWS = 1500
 """Rows on which it is tried whether a linear part helps."""
-TRIAL_TREES = 10
-LEAST_PER_LEAF = 20
+TRIAL_TREES = 5
+TRIAL_LEAST = 6
+"""Fewer rows are not enough to try anything."""
+LEAST_PER_LEAF = 100
 """A window of fewer than this many rows per row of a leaf gets smaller leaves."""
+OF_MEDIANS = ("absolute_error",)
+"""Criteria whose leaves say no mean, so that further rows cannot be added to them."""
 TAIL = 0.02
 """Share of the targets at either end that may be absurd."""
 REACH = 10.0
@@ -55,6 +64,7 @@ class Rows:
         targets: in the target's unit, shape [rows].
         n_numeric: how many of the features are numbers.
         n_derived: how many of the numbers, the last ones, are derived features.
+        carried: the number that is the last known target; None where there is none.
     """
 
     numbers: Ints
@@ -62,14 +72,16 @@ class Rows:
     targets: Floats
     n_numeric: int
     n_derived: int = 0
+    carried: Carried | None = None
 
-    def between(self, first: int, last: int, plain: bool = False) -> tuple[Floats, Floats]:
+    def between(self, first: int, last: int, plain: bool = False, since: int = 0) -> tuple[Floats, Floats]:
         """Features and targets of the rows `first` to `last`, without those whose target is absurd.
 
         Args:
             first: number of the first row.
             last: number of the last row.
             plain: whether derived features are hidden: a column of zeros is never split on, and has no slope.
+            since: of these rows, only those from this number on are wanted.
 
         Raises:
             TrainingFailedError: not all of them are at hand.
@@ -81,12 +93,19 @@ class Rows:
         if plain:
             features = features.copy()
             features[:, self.n_numeric - self.n_derived : self.n_numeric] = 0.0
-        return sound(features, self.targets[start:stop])
+        return sound(features, self.targets[start:stop], max(0, since - first))
 
 
-def sound(features: Floats, targets: Floats) -> tuple[Floats, Floats]:
-    """The rows whose target is within `bounds` of all these targets: only they are learned from."""
+def sound(features: Floats, targets: Floats, skipped: int = 0) -> tuple[Floats, Floats]:
+    """The rows whose target is within `bounds` of all these targets: only they are learned from.
+
+    Args:
+        features: shape [rows, features].
+        targets: shape [rows].
+        skipped: first rows that are not wanted themselves.
+    """
     low, high = bounds(targets)
+    features, targets = features[skipped:], targets[skipped:]
     kept = (targets >= low) & (targets <= high)
     return (features, targets) if kept.all() else (features[kept], targets[kept])
 
@@ -135,8 +154,8 @@ class Memo:
         for expert, member in zip(recipe.experts, mixture.members, strict=True):
             self.parts[base_key(recipe, expert)] = (member.linear, member.deviation)
             place = 0
-            for cohort in expert.cohorts:
-                key = cohort_key(recipe, expert, cohort)
+            for number, cohort in enumerate(expert.cohorts):
+                key = cohort_key(recipe, expert, number)
                 if len(self.parts.get(key, ())) < cohort.kept:
                     self.parts[key] = list(member.trees[place : place + cohort.kept])
                 place += cohort.kept
@@ -154,19 +173,23 @@ class Member:
 
     Args:
         linear: its linear part.
-        trees: the fitted trees, oldest first.
+        trees: oldest first.
         deviation: of the targets that the linear part was fitted on, in the target's unit.
     """
 
     linear: Linear
-    trees: tuple[Any, ...]
+    trees: tuple[Grown, ...]
     deviation: float
 
     def predict(self, prepared: Floats) -> Floats:
         """In the target's unit, shape [rows]."""
         rounded = prepared.astype(np.float32)
-        leaves = sum(tree.tree_.predict(rounded)[:, 0] for tree in self.trees)
-        answer: Floats = self.linear.predict(prepared)[:, 0] + leaves / len(self.trees)
+        answer: Floats = self.linear.predict(prepared)[:, 0] + self.leaves(rounded)
+        return answer
+
+    def leaves(self, rounded: Singles) -> Floats:
+        """The mean of the trees, in the target's unit, shape [rows]."""
+        answer: Floats = np.sum([tree.predict(rounded) for tree in self.trees], axis=0) / len(self.trees)
         return answer
 
 
@@ -194,7 +217,7 @@ class Mixture:
     def answers(self, prepared: Floats) -> Floats:
         """The predictions of `recipe.numbers`, in the target's unit, shape [rows, predictions]."""
         rounded = prepared.astype(np.float32)
-        leaves = [sum(t.tree_.predict(rounded)[:, 0] for t in m.trees) / len(m.trees) for m in self.members]
+        leaves = [member.leaves(rounded) for member in self.members]
         if self.recipe.local is not None:
             leaves.append(leaves[0])
         answer: Floats = np.stack(leaves, axis=1) + self.linear().predict(prepared)
@@ -246,47 +269,78 @@ class _Builder:
     threads: int
 
     def member(self, expert: Expert) -> Member:
-        part, deviation = self.memo.get(base_key(self.recipe, expert), lambda: self._linear(expert))
-        trees: list[Any] = []
-        for cohort in expert.cohorts:
-            key = cohort_key(self.recipe, expert, cohort)
-            self.memo.lacks(key, cohort.kept)
-            grown = self.memo.get(key, lambda: self._grown(part, expert, cohort))  # noqa: B023 - called at once
+        part, deviation = self.memo.get(base_key(self.recipe, expert), lambda: self._line(expert))
+        trees: list[Grown] = []
+        for number, cohort in enumerate(expert.cohorts):
+            grown = self._cohort(part, expert, number, len(expert.cohorts) - 1)
             trees += grown[len(grown) - cohort.kept :]
         return Member(part, tuple(trees), deviation)
 
-    def _linear(self, expert: Expert) -> tuple[Linear, float]:
-        """The linear part, and the deviation of the targets."""
+    def _line(self, expert: Expert) -> tuple[Linear, float]:
+        """The line that helps the trees most, and the deviation of the targets."""
         features, targets = self.rows.between(expert.base.first, expert.base.last, expert.plain)
-        if self._helps(features, targets, expert.base.seed):
-            part = linear.fit(features, targets, self.rows.n_numeric)
-        else:
-            part = linear.none(features, self.rows.n_numeric)
+        lines = self._lines(features, targets, expert)
+        best = min(lines, key=self._trial(features, targets, expert.base.seed, lines))
         largest = float(np.abs(targets).max()) or 1.0  # keeps the squares finite
-        return part, float(np.std(targets / largest)) * largest
+        return lines[best](slice(None)), float(np.std(targets / largest)) * largest
 
-    def _helps(self, features: Floats, targets: Floats, seed: int) -> bool:
-        """Whether trees behind a linear part are nearer to rows that neither has seen than trees alone."""
+    def _lines(self, features: Floats, targets: Floats, expert: Expert) -> dict[str, Callable[[Any], Linear]]:
+        """The lines that there may be, each to be fitted to some of the rows; the first is none."""
+        numbers, carried = self.rows.n_numeric, self.rows.carried
+        lines: dict[str, Callable[[Any], Linear]] = {"none": lambda rows: linear.none(features[rows], numbers)}
+        lines["ridge"] = lambda rows: linear.fit(features[rows], targets[rows], numbers)
+        if carried is not None and not expert.plain:
+            lines["carried"] = lambda rows: linear.carry(features[rows], numbers, carried)
+        return lines
+
+    def _trial(
+        self, features: Floats, targets: Floats, seed: int, lines: Mapping[str, Callable[[Any], Linear]]
+    ) -> Callable[[str], float]:
+        """How far trees behind each line are from the newest rows, which neither has seen: it is tried as it will be used."""
         rows = min(len(targets), TRIAL_ROWS)
-        if rows < 6:
-            return False
-        places = np.random.default_rng(seed).permutation(len(targets))[:rows]
+        if rows < TRIAL_LEAST:
+            return lambda name: float(name != "none")
+        places = np.arange(len(targets) - rows, len(targets))
         seen, unseen = np.split(places, [2 * rows // 3])
-        part = linear.fit(features[seen], targets[seen], self.rows.n_numeric)
-        said = part.predict(features)[:, 0]
-        errors = []
-        for base in (said, np.zeros(len(targets))):
-            trees = self._fitted(TRIAL_TREES, features[seen], targets[seen] - base[seen], seed)
-            guess = base[unseen] + trees.predict(self._prepared(features[unseen]))
-            errors.append(float(np.abs(targets[unseen] - guess).mean()))
-        return errors[0] < errors[1]
 
-    def _grown(self, part: Linear, expert: Expert, cohort: Cohort) -> list[Any]:
+        def error(name: str) -> float:
+            said = lines[name](seen).predict(features[places])[:, 0]
+            trees = self._fitted(TRIAL_TREES, features[seen], targets[seen] - said[: len(seen)], seed)
+            guess = said[len(seen) :] + trees.predict(self._prepared(features[unseen]))
+            return float(np.abs(targets[unseen] - guess).mean())
+
+        return error
+
+    def _cohort(self, part: Linear, expert: Expert, number: int, until: int) -> list[Grown]:
+        """The trees of a cohort as they were when a later one had been grown, or itself."""
+        cohort, key = expert.cohorts[number], cohort_key(self.recipe, expert, number, until)
+        self.memo.lacks(key, cohort.kept)
+        own = until == number
+        made: list[Grown] = self.memo.get(
+            key, lambda: self._grown(part, expert, cohort) if own else self._learned(part, expert, number, until)
+        )
+        return made
+
+    def _grown(self, part: Linear, expert: Expert, cohort: Cohort) -> list[Grown]:
         features, targets = self.rows.between(cohort.first, cohort.last, expert.plain)
-        rest = targets - part.predict(self._prepared(features))[:, 0]
-        grown = list(self._fitted(cohort.trees, features, rest, cohort.seed).estimators_)
-        send_missing(grown, features, cohort.seed)
-        return grown
+        fitted = self._fitted(cohort.trees, features, self._rest(part, features, targets), cohort.seed).estimators_
+        send_missing(fitted, features, cohort.seed)
+        return [Grown.of(tree) for tree in fitted]
+
+    def _learned(self, part: Linear, expert: Expert, number: int, until: int) -> list[Grown]:
+        """The trees with the rows in their leaves that are new with a later cohort."""
+        before = self._cohort(part, expert, number, until - 1)
+        if self.params.get("criterion") in OF_MEDIANS:
+            return before
+        new, last = expert.cohorts[until], expert.cohorts[until - 1].last
+        features, targets = self.rows.between(new.first, new.last, expert.plain, since=last + 1)
+        rest, rounded = self._rest(part, features, targets), self._prepared(features).astype(np.float32)
+        return [tree.learned(rounded, rest) for tree in before[len(before) - expert.cohorts[number].kept :]]
+
+    def _rest(self, part: Linear, features: Floats, targets: Floats) -> Floats:
+        """What the line leaves of the targets."""
+        rest: Floats = targets - part.predict(self._prepared(features))[:, 0]
+        return rest
 
     def _fitted(self, trees: int, features: Floats, targets: Floats, seed: int) -> Any:
         leaf = self.params.get("min_samples_leaf", 1)
@@ -308,9 +362,18 @@ def base_key(recipe: Recipe, expert: Expert) -> tuple[int, Base]:
     return recipe.scaler_version, expert.base
 
 
-def cohort_key(recipe: Recipe, expert: Expert, cohort: Cohort) -> tuple[int, Base, Cohort]:
-    """What the trees of a cohort are remembered under, however many of them are left."""
-    return recipe.scaler_version, expert.base, replace(cohort, kept=cohort.trees)
+def cohort_key(recipe: Recipe, expert: Expert, number: int, until: int | None = None) -> Any:
+    """What the trees of a cohort are remembered under, however many of them are left.
+
+    Args:
+        recipe: that the expert is of.
+        expert: the expert.
+        number: place of the cohort.
+        until: place of the cohort up to which its leaves have learned; the last one if it is not given.
+    """
+    learned = tuple((later.first, later.last) for later in expert.cohorts[number + 1 : None if until is None else until + 1])
+    cohort = expert.cohorts[number]
+    return recipe.scaler_version, expert.base, replace(cohort, kept=cohort.trees), learned
 
 
 def is_forest(path: str) -> bool:

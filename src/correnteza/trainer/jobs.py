@@ -118,12 +118,12 @@ class Jobs:
             except (UnknownModelError, TamperedModelError):
                 ancestor = None if memory.empty else ancestor
         parent = None if ancestor is None else ancestor.recipe
-        automatic = parent is not None and self._settings.retrain_every_rows == "auto"
+        automatic = self._settings.retrain_every_rows == "auto"
         bounds = plan.Bounds(
             trees=int(self._settings.params.get("n_estimators", TREES)),
             window_rows=self._settings.window_rows,
             seed=self._settings.seed,
-            grow_rows=plan.grow_rows(parent) if parent is not None and automatic else 1,
+            paced=automatic,
             derived=bool(self._schema.derived),
         )
         local = self._local(state, window, parent)

@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,35 @@ def none(features: Floats, numbers: int) -> Linear:
     return Linear(low, high, np.zeros(1), np.zeros((1, numbers)), (np.zeros((1, 1)),) * (features.shape[1] - numbers))
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The number among the features that is the last known target.
+
+    Args:
+        place: its column.
+        mean: that it was standardised with, in the target's unit.
+        scale: likewise.
+    """
+
+    place: int
+    mean: float
+    scale: float
+
+
+def carry(features: Floats, numbers: int, carried: Carried) -> Linear:
+    """A line that says the last known target, and its mean where there is none.
+
+    Args:
+        features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
+        numbers: how many of the leading columns are numbers.
+        carried: which of them it is.
+    """
+    part = none(features, numbers)
+    part.slopes[0, carried.place] = carried.scale
+    part.low[0, carried.place], part.high[0, carried.place] = -FEATURE_LIMIT, FEATURE_LIMIT
+    return replace(part, intercepts=np.array([carried.mean]))
+
+
 def fit(features: Floats, targets: Floats, numbers: int) -> Linear:
     """A linear part by ridge regression (Hoerl and Kennard, Technometrics 12, 1970).
 
@@ -102,6 +131,10 @@ def fit(features: Floats, targets: Floats, numbers: int) -> Linear:
 
 LOCAL_ROWS = 10
 """Errors that a local correction is fitted on."""
+LOCAL_KEEP = 0.6
+"""Each of them counts so much of the next one."""
+LOCAL_PENALTY = 10.0
+"""Of squared slopes, in rows: a line through ten errors is steep by chance alone."""
 LOCAL_LEAST = 5
 LOCAL_CLIP = 10.0
 LOCAL_FAR = 1e4
@@ -109,7 +142,7 @@ LOCAL_FAR = 1e4
 
 
 def local(features: Floats, errors: Floats, units: Floats) -> tuple[float, Floats] | None:
-    """A correction for the next rows, from the last errors: intercept, and a slope per number.
+    """A correction for the next rows, from the last errors, newer ones counting more: intercept, and a slope per number.
 
     Args:
         features: of the last rows, shape [rows, features].
@@ -124,10 +157,13 @@ def local(features: Floats, errors: Floats, units: Floats) -> tuple[float, Float
     usual = np.median(np.abs(errors)) * LOCAL_CLIP  # a single absurd target is no trend
     bounded = np.clip(errors, -usual, usual)
     values = _numbers(features / np.append(units, np.ones(features.shape[1] - len(units))), len(units), LOCAL_FAR)
-    centre, mean = values.mean(axis=0), float(bounded.mean())
+    weights = LOCAL_KEEP ** np.arange(len(errors))[::-1]
+    weights *= len(errors) / weights.sum()
+    centre, mean = np.average(values, axis=0, weights=weights), float(np.average(bounded, weights=weights))
     # In units of many rows: what hardly moved among so few must not be given a steep slope.
     design = values - centre
-    slopes = np.linalg.solve(design.T @ design + PENALTY * np.eye(len(units)), design.T @ (bounded - mean))
+    weighted = design.T * weights
+    slopes = np.linalg.solve(weighted @ design + LOCAL_PENALTY * np.eye(len(units)), weighted @ (bounded - mean))
     return mean - float(centre @ slopes), slopes / units
 
 

@@ -8,8 +8,9 @@ expert that lost its place is retired: kept as it is for a while, in case its wo
 Where there are derived features, the stream begins with a rival that does not see them. So whether they are used is
 decided by the error on the same records, once; later rivals see what the first expert sees.
 
-Each training grows a few trees on the newest rows, in proportion to what is new, and lets the oldest trees
-go; when a window has doubled, the expert is built anew with its linear part.
+Each training grows a few trees on the newest rows, in proportion to what is new, lets the oldest trees go, and takes the
+new rows into the leaves of the others; when a window has become three times as long, the expert is built anew with its
+linear part.
 
 Invariants:
 - `plan` is pure: the same arguments give the same recipe.
@@ -27,18 +28,22 @@ import numpy as np
 from correnteza.trainer.recipe import LOCAL, Base, Cohort, Expert, Local, Recipe
 from correnteza.trainer.scores import Drag, Score
 
-TURNOVER = (1.0, 2.0)
+TURNOVER = (0.6, 1.4)
 """Windows of new rows until all trees have been replaced: fewer where windows are small, and trees soon grown."""
-TURNOVER_ROWS = 4000
+TURNOVER_ROWS = 8000
 """Window in which it takes one window."""
 LEAST = 0.1
 """Share of the trees that a training replaces at least."""
 TICKS = 5
-"""Trainings, at least, until all trees of a large window have been replaced: so each costs a fifth of a full one at most."""
-DOUBLED = 2.0
+"""Trainings, at least, until all trees have been replaced: so each costs a fifth of a full one at most."""
+APART = 6
+"""Trainings, at least, while a window of rows passes."""
+GROWN = 3.0
 """A window of so many times the rows that an expert was built on has it built anew."""
 PACE = 200.0
 """Trees are grown after rows**1.5 / PACE new rows, where nothing else says when: after 5 at 100, after 158 at 1,000."""
+BESIDE = 250
+"""Versions come at most so often while the largest window passes."""
 HELPS = 0.95
 """Share of the first expert's error that the local correction must stay below to count."""
 CARRIES = 0.8
@@ -55,6 +60,9 @@ PROOF = 0.97
 """Share of the first expert's error that a rival must stay below to take over."""
 TRIAL_ROWS = 2000
 """Tested rows after which a rival that has not taken over is dropped."""
+AFTERMATH_ROWS = (1500, 6000)
+"""Rows of a new world, between which the newest half of them is tried by itself whenever the window is built anew: a change
+that came little by little leaves rows of both worlds in the window."""
 RETIRED = 2
 """Retired experts that are kept."""
 RETIRED_SHARE = 3
@@ -73,14 +81,14 @@ class Bounds:
         trees: of each expert.
         window_rows: most rows of a window.
         seed: of the pipeline.
-        grow_rows: fewest new rows for which trees are grown.
+        paced: whether each expert grows trees at its own pace, and not with every version.
         derived: whether there are derived features.
     """
 
     trees: int
     window_rows: int
     seed: int
-    grow_rows: int = 1
+    paced: bool = False
     derived: bool = False
 
 
@@ -112,8 +120,9 @@ def plan(
         return Recipe(at, scaler_version, experts, next_number=number + len(experts))
     experts = _succession(parent.experts, scores, bounds)
     number = parent.next_number
-    if changed is not None and not _rival(experts):
-        start = max(experts[0].start, min(changed, at - RIVAL_ROWS + 1))
+    since = _aftermath(experts[0], at) if changed is None else changed
+    if since is not None and not _rival(experts):
+        start = max(experts[0].start, min(since, at - RIVAL_ROWS + 1))
         rival = Expert(number, start, at, 0.0, Base(1, 1, 0), (), plain=experts[0].plain)
         experts, number = (*experts, rival), number + 1
     experts = tuple(expert if expert.retired else _renewed(expert, at, bounds) for expert in experts)
@@ -121,14 +130,24 @@ def plan(
 
 
 def grow_rows(recipe: Recipe) -> int:
-    """New labelled rows for which it is worth to grow trees.
+    """New labelled rows for which it is worth to grow trees of one of the experts.
 
-    That takes time in proportion to the windows; where they are small it comes after every few rows. The
-    exponent keeps the time per record from growing with the window.
+    Every version takes some time, in proportion to all windows, so a small one beside a large one has to wait a little.
     """
     windows = [_length(expert, recipe.at) for expert in recipe.experts if not expert.retired]
-    largest = max(windows)
-    return max(1, min(int(min(windows) ** 1.5 / PACE), int(_turnover(largest) * largest / TICKS)), largest // 100)
+    return max(min(pace(rows) for rows in windows), max(windows) // BESIDE)
+
+
+def pace(rows: int) -> int:
+    """New labelled rows for which it is worth to grow trees on a window of so many.
+
+    That takes time in proportion to the window; where it is small it comes after every few rows. The exponent keeps the
+    time per record from growing with the window.
+
+    >>> pace(100), pace(1000), pace(12000)
+    (5, 158, 2000)
+    """
+    return max(1, min(int(rows**1.5 / PACE), int(_turnover(rows) * rows / TICKS), rows // APART))
 
 
 def due_rows(recipe: Recipe, drag: Drag) -> int:
@@ -197,17 +216,24 @@ def _proved(rival: Expert, first: Expert, scores: Mapping[int, Score]) -> bool:
     return mine.rows >= PROOF_ROWS and mine.mean < PROOF * other.mean
 
 
+def _aftermath(first: Expert, at: int) -> int | None:
+    """From which row on the newest half of a new world is to be tried by itself; None where it is not."""
+    rows, (least, most) = at - first.start + 1, AFTERMATH_ROWS
+    anew = rows >= GROWN * first.base.rows
+    return at - rows // 2 + 1 if first.start > 1 and anew and least <= rows <= most else None
+
+
 def _rival(experts: tuple[Expert, ...]) -> Expert | None:
     return next((expert for expert in experts[1:] if not expert.retired), None)
 
 
 def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
-    """The expert with new trees, or built anew when its window has doubled."""
+    """The expert with new trees, or built anew when its window has become much longer."""
     first = max(expert.start, at - bounds.window_rows + 1)
     rows, new = at - first + 1, at - (expert.last if expert.cohorts else 0)
-    if not expert.cohorts or rows >= DOUBLED * expert.base.rows or at - expert.base.last >= DOUBLED * rows:
+    if not expert.cohorts or rows >= GROWN * expert.base.rows or at - expert.base.last >= GROWN * rows:
         return _built(expert, at, bounds)
-    if new < bounds.grow_rows:
+    if new < (pace(max(1, rows - new)) if bounds.paced else 1):
         return expert
     share = max(LEAST, new / (_turnover(rows) * rows))
     trees = min(bounds.trees, max(1, round(bounds.trees * share)))

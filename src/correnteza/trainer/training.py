@@ -34,6 +34,7 @@ from correnteza.trainer.recipe import Recipe
 
 if TYPE_CHECKING:
     from correnteza.trainer.forest import Memo
+    from correnteza.trainer.linear import Carried
 
 PROBE_ROWS = 256
 """Rows of the window on which an export is compared with its estimator."""
@@ -152,8 +153,21 @@ def _mixed(job: Job, memo: Memo) -> Any:
 
         memo.remember(joblib.load(io.BytesIO(job.warm))["estimator"])
     derived = sum(len(one.columns) for one in job.schema.derived)
-    rows = forest.Rows(job.numbers, job.features, job.targets, len(job.schema.numeric), derived)
+    rows = forest.Rows(job.numbers, job.features, job.targets, len(job.schema.numeric), derived, _carried(job))
     return forest.build(job.recipe, rows, job.estimator, job.params, memo, job.threads)
+
+
+def _carried(job: Job) -> Carried | None:
+    """The feature that is the last known target, where one was defined."""
+    from correnteza.trainer.linear import Carried
+
+    schema = job.schema
+    lags = (one for one in schema.derived if one.how == "lag" and one.rows == 1 and one.source == schema.target)
+    last = next(lags, None)
+    if last is None:
+        return None
+    place = schema.numeric.index(last.name)
+    return Carried(place, float(job.scaler.mean[place]), float(job.scaler.scale[place]))
 
 
 def derived_seed(seed: int, version: int) -> int:

@@ -20,6 +20,7 @@ from correnteza.features import Floats, Ints
 
 if TYPE_CHECKING:
     from correnteza.trainer.forest import Member, Mixture
+    from correnteza.trainer.leaves import Grown
 
 Flags = npt.NDArray[np.bool_]
 
@@ -131,7 +132,7 @@ def _of_histograms(fitted: Any) -> Ensemble:
 def of_mixture(mixture: Mixture) -> Ensemble:
     """All trees of a mixture; the predictions are those of its experts, in their order, without their linear parts."""
     trees = [
-        _of_tree(tree.tree_, 1.0 / len(member.trees), target)
+        _of_grown(tree, 1.0 / len(member.trees), target)
         for target, member in enumerate(mixture.members)
         for tree in member.trees
     ]
@@ -231,7 +232,7 @@ def _heaviest(mixture: Mixture, trees: int) -> tuple[Member, list[Any]]:
     """The expert with the largest share in the prediction, and its last trees."""
     experts = mixture.recipe.experts
     member = mixture.members[max(range(len(experts)), key=lambda i: experts[i].weight)]
-    return member, [tree.tree_ for tree in member.trees[-trees:]]
+    return member, [grown.tree for grown in member.trees[-trees:]]
 
 
 def _of_tree(tree: Any, weight: float, target: int = 0) -> Nodes:
@@ -245,6 +246,10 @@ def _of_tree(tree: Any, weight: float, target: int = 0) -> Nodes:
         value=tree.value[:, 0, 0] * weight,
         target=np.full(len(tree.feature), target),
     )
+
+
+def _of_grown(grown: Grown, weight: float, target: int) -> Nodes:
+    return replace(_of_tree(grown.tree, 0.0, target), value=grown.values * weight)
 
 
 def _of_table(table: Any) -> Nodes:
