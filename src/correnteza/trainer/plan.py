@@ -9,7 +9,7 @@ Where there are derived features, the stream begins with a rival that does not s
 decided by the error on the same records, once; later rivals see what the first expert sees.
 
 Each training grows a few trees on the newest rows, in proportion to what is new, lets the oldest trees go, and takes the
-new rows into the leaves of the others; when a window has become three times as long, the expert is built anew with its
+new rows into the leaves of the others; when a window has become two or three times as long, the expert is built anew with its
 linear part.
 
 Invariants:
@@ -38,15 +38,17 @@ TICKS = 5
 """Trainings, at least, until all trees have been replaced: so each costs a fifth of a full one at most."""
 APART = 6
 """Trainings, at least, while a window of rows passes."""
-GROWN = 3.0
-"""A window of so many times the rows that an expert was built on has it built anew."""
-PACE = 200.0
-"""Trees are grown after rows**1.5 / PACE new rows, where nothing else says when: after 5 at 100, after 158 at 1,000."""
+GROWN = (2.0, 3.0)
+"""A window of so many times the rows that an expert was built on has it built anew: the first where windows are small."""
+GROWN_ROWS = 3000
+"""Rows up to which windows are small."""
+PACE = 160.0
+"""Trees are grown after rows**1.5 / PACE new rows, where nothing else says when: after 6 at 100, after 69 at 500."""
 BESIDE = 250
 """Versions come at most so often while the largest window passes."""
 HELPS = 0.95
 """Share of the first expert's error that the local correction must stay below to count."""
-CARRIES = 0.8
+CARRIES = 0.9
 """Share of the error that a correction by the last errors must leave at most to be worth versions of its own."""
 LOCAL_PACE = 500
 """Such versions come this often while a window of rows passes, at most."""
@@ -65,7 +67,7 @@ AFTERMATH_ROWS = (1500, 6000)
 that came little by little leaves rows of both worlds in the window."""
 RETIRED = 2
 """Retired experts that are kept."""
-RETIRED_SHARE = 3
+RETIRED_SHARE = 2
 """One in so many of their trees is kept: enough to see that their world is back, and to bridge the time."""
 TESTED_ROWS = 20
 """Tested rows before an expert has any weight."""
@@ -145,7 +147,7 @@ def pace(rows: int) -> int:
     time per record from growing with the window.
 
     >>> pace(100), pace(1000), pace(12000)
-    (5, 158, 2000)
+    (6, 120, 2000)
     """
     return max(1, min(int(rows**1.5 / PACE), int(_turnover(rows) * rows / TICKS), rows // APART))
 
@@ -188,11 +190,18 @@ def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score], bounds
     tested = scores[rival.number]
     others = tuple(expert for expert in experts if expert not in (first, rival))
     if _proved(rival, first, scores):
-        kept = _kept(first.cohorts, max(1, bounds.trees // RETIRED_SHARE))
-        return (rival, *(*others, replace(first, retired=True, cohorts=kept))[-RETIRED:])
+        return (rival, *(*others, *_retired(first, rival, bounds))[-RETIRED:])
     if tested.rows >= TRIAL_ROWS:
         return (first, *others)
     return experts
+
+
+def _retired(first: Expert, rival: Expert, bounds: Bounds) -> tuple[Expert, ...]:
+    """What is kept of an expert that loses its place; nothing where half of what it knew is the rival's world."""
+    if 2 * (rival.start - first.start) <= rival.born - first.start + 2:
+        return ()
+    kept = _kept(first.cohorts, max(1, bounds.trees // RETIRED_SHARE))
+    return (replace(first, retired=True, cohorts=kept),)
 
 
 def settled(parent: Recipe | None, recipe: Recipe, scores: Mapping[int, Score]) -> str:
@@ -219,7 +228,7 @@ def _proved(rival: Expert, first: Expert, scores: Mapping[int, Score]) -> bool:
 def _aftermath(first: Expert, at: int) -> int | None:
     """From which row on the newest half of a new world is to be tried by itself; None where it is not."""
     rows, (least, most) = at - first.start + 1, AFTERMATH_ROWS
-    anew = rows >= GROWN * first.base.rows
+    anew = rows >= _grown(rows) * first.base.rows
     return at - rows // 2 + 1 if first.start > 1 and anew and least <= rows <= most else None
 
 
@@ -231,7 +240,7 @@ def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
     """The expert with new trees, or built anew when its window has become much longer."""
     first = max(expert.start, at - bounds.window_rows + 1)
     rows, new = at - first + 1, at - (expert.last if expert.cohorts else 0)
-    if not expert.cohorts or rows >= GROWN * expert.base.rows or at - expert.base.last >= GROWN * rows:
+    if not expert.cohorts or rows >= _grown(rows) * expert.base.rows or at - expert.base.last >= _grown(rows) * rows:
         return _built(expert, at, bounds)
     if new < (pace(max(1, rows - new)) if bounds.paced else 1):
         return expert
@@ -239,6 +248,10 @@ def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
     trees = min(bounds.trees, max(1, round(bounds.trees * share)))
     grown = Cohort(first, at, trees, trees, _seed(bounds.seed, expert.number, at))
     return replace(expert, cohorts=_kept((*expert.cohorts, grown), bounds.trees))
+
+
+def _grown(rows: int) -> float:
+    return GROWN[rows > GROWN_ROWS]
 
 
 def _turnover(rows: int) -> float:

@@ -8,10 +8,9 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from correnteza.features import Floats
 
@@ -22,7 +21,7 @@ CLIP = 5.0
 LARGEST = 1e150
 ABSURD = 1e6
 """A mean so many times as large as the next error was none; the first error of all has nothing to be clipped by."""
-KEEP_BIAS = 0.8
+KEEP_BIAS = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +78,54 @@ class Drag:
         Args:
             errors: target minus prediction, in order, in the target's unit, shape [rows].
         """
-        bias, scores = self.bias, {0: self.plain, 1: self.corrected}
+        bias, sums = self.bias, _Sums.of([self.plain, self.corrected])
         for error in errors.tolist():
-            limit = CLIP * scores[0].mean if scores[0].weight and scores[0].mean > 0.0 else LARGEST
-            scores = extended(scores, (0, 1), np.array([[abs(error), abs(error - bias)]]))
+            limit = CLIP * sums.errors[0] / sums.weights[0] if sums.errors[0] > 0.0 else LARGEST
+            sums.add((abs(error), abs(error - bias)))
             bias = KEEP_BIAS * bias + (1.0 - KEEP_BIAS) * min(max(error, -limit), limit)
-        return Drag(bias, scores[0], scores[1])
+        return Drag(bias, *sums.scores())
+
+
+class _Sums:
+    """Scores while rows are added to them: the same numbers in lists.
+
+    Attributes:
+        errors: see `Score.errors`, by expert.
+        weights: see `Score.weight`.
+    """
+
+    def __init__(self, rows: list[int], errors: list[float], weights: list[float], totals: list[float]) -> None:
+        self.errors = errors
+        self.weights = weights
+        self._rows = rows
+        self._totals = totals
+        self._added = 0
+
+    @classmethod
+    def of(cls, scores: Sequence[Score]) -> _Sums:
+        """The numbers of some scores."""
+        columns = zip(*((score.rows, score.errors, score.weight, score.total) for score in scores), strict=True)
+        rows, errors, weights, totals = (list(column) for column in columns)
+        return cls(rows, errors, weights, totals)
+
+    def scores(self) -> list[Score]:
+        """The scores with what was added."""
+        columns = zip(self._rows, self.errors, self.weights, self._totals, strict=True)
+        return [Score(rows + self._added, *others) for rows, *others in columns]
+
+    def add(self, row: Sequence[float]) -> None:
+        """Add the absolute errors of one row, by expert."""
+        sums, weights, totals = self.errors, self.weights, self._totals
+        known = [sum_ / weight for sum_, weight in zip(sums, weights, strict=True) if weight]
+        limit = (CLIP * min(known) if known else 0.0) or math.inf
+        for place, error in enumerate(row):
+            if weights[place] and sums[place] > ABSURD * error * weights[place] > 0.0:
+                sums[place] = weights[place] = totals[place] = 0.0  # the errors before were those of absurd targets
+            counted = min(error, limit, LARGEST)
+            totals[place] += counted
+            sums[place] = KEEP * sums[place] + counted
+            weights[place] = KEEP * weights[place] + 1.0
+        self._added += 1
 
 
 def extended(scores: Mapping[int, Score], numbers: Sequence[int], errors: Floats) -> dict[int, Score]:
@@ -95,24 +136,7 @@ def extended(scores: Mapping[int, Score], numbers: Sequence[int], errors: Floats
         numbers: the experts that were tested.
         errors: their absolute errors, in order, in the target's unit, shape [rows, experts].
     """
-    found = [scores.get(number, Score()) for number in numbers]
-    sums, weights = [score.errors for score in found], [score.weight for score in found]
-    totals = [score.total for score in found]
-    places = range(len(numbers))
+    sums = _Sums.of([scores.get(number, Score()) for number in numbers])
     for row in errors.tolist():
-        known = [sums[i] / weights[i] for i in places if weights[i]]
-        limit = CLIP * min(known) if known else float("inf")
-        limit = limit if limit > 0.0 else float("inf")
-        for i in places:
-            if weights[i] and sums[i] > ABSURD * row[i] * weights[i] > 0.0:  # the errors before were those of absurd targets
-                sums[i] = weights[i] = totals[i] = 0.0
-            error = min(row[i], limit, LARGEST)
-            totals[i] += error
-            sums[i] = KEEP * sums[i] + error
-            weights[i] = KEEP * weights[i] + 1.0
-    rows = len(errors)
-    changed = {
-        number: replace(score, rows=score.rows + rows, errors=recent, weight=weight, total=total)
-        for number, score, recent, weight, total in zip(numbers, found, sums, weights, totals, strict=True)
-    }
-    return {**scores, **changed}
+        sums.add(row)
+    return {**scores, **dict(zip(numbers, sums.scores(), strict=True))}
