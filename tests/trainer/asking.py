@@ -18,6 +18,7 @@ from correnteza.config import Settings
 from correnteza.events import Events
 from correnteza.log.memory import MemoryStore
 from correnteza.records import Field, Schema
+from correnteza.tracing import Tracer
 from correnteza.trainer.answers import PREDICTIONS, Answers
 from correnteza.trainer.predict import Predict, Serving
 from correnteza.web import Service, create_app
@@ -60,12 +61,13 @@ class Asking:
     serving: Serving | None = None
     store: MemoryStore = field(default_factory=MemoryStore)
     settings: Settings = field(default_factory=Settings)
+    tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
         logs = {"records": self.store.log("predictions", PREDICTIONS), "events": self.store.log("events", events.SCHEMA)}
         self.told = Events("trainer", logs["events"])
         self.answers = Answers(logs["records"], self.told)
-        self.service = Service("trainer", self.settings, {}, logs, self.told)
+        self.service = Service("trainer", self.settings, {}, logs, self.told, tracer=self.tracer)
         endpoint = Predict(SCHEMA, lambda: self.serving, lambda: "no model yet: 3 of 100 labelled rows", self.answers)
         self.app: FastAPI = create_app(self.service, None, [Route("/predict", endpoint, methods=["POST"])], endpoint)
 

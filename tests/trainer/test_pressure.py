@@ -15,6 +15,7 @@ import uvicorn
 from tests.tools import PATIENCE_S
 
 from correnteza.config import Settings
+from correnteza.tracing import Tracer
 from correnteza.web import Service
 from correnteza.web.protocol import protocol_of
 
@@ -31,9 +32,9 @@ def answered(service: Service, route: str, status: int) -> int:
 
 
 @contextmanager
-def serving(idle_s: float = 5, **limits: Any) -> Iterator[tuple[Asking, tuple[str, int]]]:
+def serving(idle_s: float = 5, tracer: Tracer | None = None, **limits: Any) -> Iterator[tuple[Asking, tuple[str, int]]]:
     """The endpoint behind a port, which keeps idle connections so long, with settings of `[services]`; gives its address."""
-    world = Asking(settings=Settings.model_validate({"services": limits}))
+    world = Asking(settings=Settings.model_validate({"services": limits}), tracer=tracer)
     world.serve(1)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(world.app, http=protocol_of(world.service), log_config=None, lifespan="off", ws="none")

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
+from tests.end_to_end.otlp import context_of
+from tests.test_tracing import Recorded
 from tests.tools import PATIENCE_S
 
 from correnteza.errors import InputError
@@ -136,6 +138,17 @@ def test_answers_have_the_order_of_their_requests_on_a_connection() -> None:
         for begin, end in pairwise(cuts):
             connection.sendall(sent[begin:end])
         assert [read(answers)[2]["id"] for _ in range(60)] == [f"r{i}" for i in range(60)]
+
+
+def test_where_spans_are_recorded_each_request_has_one_also_what_came_whole() -> None:
+    recorded, asked = Recorded(), context_of(7)
+    with serving(tracer=recorded.tracer) as (world, address), connected(address) as (connection, answers):
+        connection.sendall(numbered(1).replace(b"host: x", b"host: x\r\ntraceparent: " + asked.encode()))
+        assert read(answers)[0] == 200
+        assert answered(world.service, "/predict", 200) == 1
+    span = recorded.the("POST /predict")
+    assert f"{span.context.trace_id:032x}" == asked[3:35]
+    assert f"{span.parent.span_id:016x}" == asked[36:52]
 
 
 def test_requests_that_come_together_are_one_run_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
