@@ -29,6 +29,9 @@ PAGES = {
     "data": "/data",
     "rate": "/rate",
 }
+UNCUT = "[...document.querySelectorAll('.strips dt')].every(name => name.scrollWidth <= name.clientWidth)"
+LEGIBLE = "rgb(31, 122, 55)"
+"""Of a notice: white on it has a contrast of 5.4 to 1."""
 NOTICED_S = 5.0
 """A killed service is shown as such within so long."""
 TRIES = 5
@@ -76,6 +79,7 @@ def test_a_page_is_usable_by_all_and_fits_its_window(
     BUILD.joinpath("screenshots").mkdir(parents=True, exist_ok=True)
     page.screenshot(path=BUILD / "screenshots" / f"{name}-{'390-dark' if narrow else '1280-light'}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.evaluate(UNCUT) or not narrow
     assert page.evaluate("document.documentElement.lang") == ("pt-BR" if narrow else "en")
     page.evaluate(axe)
     found = page.evaluate("axe.run()")
@@ -160,10 +164,7 @@ def test_an_answer_is_that_of_the_api_and_says_what_moved_it(visit: Visit, pipel
         record = {"age": 37, "education_years": 16}
         asked = requests.post(pipeline.url("trainer", f"/models/{version}/predict"), json=record, timeout=PATIENCE_S).json()
         assert shown == pytest.approx(asked["prediction"])
-        assert sorted(text.split(" = ")[0] for text in page.locator(".strips dt").all_inner_texts()) == [
-            "age",
-            "education_years",
-        ]
+        assert sorted(page.locator(".strips dt").all_inner_texts()) == ["age = 37", "education_years = 16"]
     page.get_by_role("button", name="Take the latest record").click()
     page.wait_for_function(filled)
 
@@ -191,6 +192,7 @@ def test_rates_and_the_drift_are_changed(visit: Visit, pipeline: Pipeline) -> No
     page = visit.open("/rate")
     page.get_by_label("Records per second").fill("150")
     page.get_by_role("button", name="Set").first.click()
+    assert page.locator(".q-notification").first.evaluate("notice => getComputedStyle(notice).backgroundColor") == LEGIBLE
     visit.shows("[data-rate=generator]", "now 150.0 per second")
     assert pipeline.get("generator", "/rate") == {"records_per_second": 150.0}
     page.get_by_role("button", name="2.0").click()

@@ -99,7 +99,10 @@ def _value(schema: Schema, name: str, value: Any) -> Any:
     """What an input holds, as the API takes it; None where it is empty."""
     if value in (None, ""):
         return None
-    return str(value) if schema.kind_of(name) == "category" else float(value)
+    if schema.kind_of(name) == "category":
+        return str(value)
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def _ask(view: View, record: dict[str, Any]) -> tuple[dict[str, Any], list[insight.Effect]]:
