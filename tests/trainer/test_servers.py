@@ -33,6 +33,8 @@ from correnteza.trainer.board import Board, Figures, PortRequests, cleared
 from correnteza.trainer.service import serve_elsewhere
 from correnteza.web.requests import Requests
 
+from .test_pressure import connected, read
+from .test_quick import request
 from .test_service import TREE, Trainer, settings_in, until
 
 CONNECTIONS = 8
@@ -165,6 +167,13 @@ def figures(port: int) -> tuple[int, int, str]:
     )
 
 
+def id_of_whole(port: int) -> str:
+    """The id of an answer to a request that comes whole, on a connection of its own: it is taken before the protocol."""
+    with connected(("127.0.0.1", port)) as (connection, answers):
+        connection.sendall(request(b'{"size": 1}'))
+        return str(read(answers)[2]["id"])
+
+
 @pytest.fixture
 def two(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     own = {**TREE, "servers": 2, "min_rows": 60, "window_rows": 200}
@@ -189,10 +198,12 @@ def test_whichever_server_answers_the_figures_are_those_of_the_port(
         return all(slot.served_rows for slot in slots_in(folder))
 
     until(both_have_answered, "answers of both")
-    until(lambda: figures(port)[0] == len(answered), "all figures")
-    assert {figures(port) for _ in range(10)} == {(len(answered), len(answered) // 2, "running")}
-    until(lambda: len(stored(folder)) == len(answered), "all rows")
-    assert sorted(stored(folder)) == sorted(one for _, one in answered)
+    whole = [id_of_whole(port) for _ in range(20)]
+    ids = [*whole, *(one for _, one in answered)]
+    until(lambda: figures(port)[0] == len(ids), "all figures")
+    assert {figures(port) for _ in range(10)} == {(len(ids), len(whole) + len(answered) // 2, "running")}
+    until(lambda: len(stored(folder)) == len(ids), "all rows")
+    assert sorted(stored(folder)) == sorted(ids)
     assert [bool(slot.learner) for slot in slots_in(folder)] == [True, False]
 
 
