@@ -110,6 +110,10 @@ def run(
     """
     began = time.perf_counter()
     training = TrainingProcess(nice=0, memory_mb=settings.trainer.train_memory_mb)
+    training.prepare()
+    import onnxruntime  # noqa: F401 - while the child imports what it needs
+    from river import drift  # noqa: F401
+
     try:
         with tempfile.TemporaryDirectory(prefix="correnteza-") as folder:
             loop = _Loop(batches, by_rows(settings), Path(folder), training, on_rows, on_scored)

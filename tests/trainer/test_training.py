@@ -172,7 +172,8 @@ def test_a_job_that_cannot_be_sent_is_reported_and_the_next_one_is_not_mixed_up_
 
 def test_the_child_ends_with_its_parent_in_the_middle_of_a_training(tmp_path: Path) -> None:
     code = (
-        "import sys, test_training as t; from pathlib import Path; p = t.TrainingProcess();"
+        f"import sys; sys.path.insert(0, {str(HELPERS.parents[2])!r});"
+        "import test_training as t; from pathlib import Path; p = t.TrainingProcess();"
         "sys.path.insert(0, str(t.HELPERS)); print(t.hang(p, Path(sys.argv[1])).pid, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "begun")]
@@ -202,3 +203,12 @@ def test_a_training_that_wants_too_much_memory_fails_and_the_next_one_works(monk
         assert training.wait(PATIENCE_S).onnx == fit(job()).onnx
     finally:
         training.close()
+
+
+def test_a_child_that_was_started_before_its_first_job_remembers_nothing_yet(training: TrainingProcess) -> None:
+    training.prepare()
+    until(lambda: training.pid is not None)
+    assert training.fresh
+    training.start(job())
+    training.wait(60)
+    assert not training.fresh

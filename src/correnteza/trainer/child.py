@@ -48,10 +48,20 @@ def run_child(parent: int, nice: int, memory_mb: int) -> None:
     os.dup2(2, 1)  # what a library prints must not get between the answers
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(jobs, waiting), daemon=True).start()
+    _import_all()
     memo = Memo()
     while True:
         pickle.dump(_attempt(waiting.get(), memo), answers, protocol=5)
         answers.flush()
+
+
+def _import_all() -> None:
+    """What every training needs, before the first one waits for it; what cannot be imported is for that one to tell."""
+    with suppress(Exception):
+        import sklearn.ensemble  # noqa: F401
+
+        import correnteza.trainer.onnx
+        import correnteza.trainer.probe  # noqa: F401
 
 
 def _receive(jobs: IO[bytes], waiting: queue.SimpleQueue[Job]) -> None:

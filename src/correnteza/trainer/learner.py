@@ -58,6 +58,7 @@ def main(argument: str) -> int:
     store = SqlStore(lineages.current(settings).folder / "trainer.db")
     told = Events(NAME, store.log("events", events.SCHEMA))
     training = TrainingProcess(settings.trainer.nice, settings.trainer.train_memory_mb)
+    training.prepare()
     tracer = None
     try:
         tracer = opened(settings.tracing.endpoint, settings.tracing.sample, NAME, settings.pipeline.name, told.emit)

@@ -206,7 +206,7 @@ class Training(Protocol):
 
 
 class TrainingProcess:
-    """One long-lived child process that trains, one job at a time; started with the first job.
+    """One long-lived child process that trains, one job at a time; started with the first job, or by `prepare`.
 
     The methods are for one thread at a time. A thread of its own feeds the child, so that no pipe
     can block the caller; it also starts the child, because Linux ends a child with the thread that made it.
@@ -227,6 +227,7 @@ class TrainingProcess:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._killed: str | None = None
+        self._taught = False  # whether the child has had a job
 
     @property
     def busy(self) -> bool:
@@ -241,12 +242,18 @@ class TrainingProcess:
     @property
     def fresh(self) -> bool:
         """Whether the next job goes to a process that remembers nothing of earlier versions."""
-        return self._child is None or self._child.poll() is not None
+        return self._child is None or not self._taught or self._child.poll() is not None
 
     @property
     def pid(self) -> int | None:
         """Process id of the child; None when there is none."""
         return None if self._child is None else self._child.pid
+
+    def prepare(self) -> None:
+        """Start the child before the first job, which then need not wait for its imports."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+            self._thread.start()
 
     def start(self, job: Job) -> None:
         """Begin a training and return at once.
@@ -256,9 +263,7 @@ class TrainingProcess:
         """
         if self.busy:
             raise RuntimeError("a training is under way; take its outcome with poll or wait first")
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="training", daemon=True)
-            self._thread.start()
+        self.prepare()
         self._started_at = time.monotonic()
         self._jobs.put(job)
 
@@ -326,6 +331,8 @@ class TrainingProcess:
 
     def _work(self) -> None:
         """The thread: one job after the other, then the end of the child."""
+        with contextlib.suppress(OSError):  # the first job will say why there is none
+            self._living_child()
         while (job := self._jobs.get()) is not None:
             self._outcomes.put(self._outcome_of(job))
         with self._lock:
@@ -338,6 +345,7 @@ class TrainingProcess:
             child = self._living_child()
             if child is None:
                 return "killed before it began"
+            self._taught = True
             pickle.dump(job, _pipe(child.stdin), protocol=5)
             _pipe(child.stdin).flush()
             answer: Trained | str = pickle.load(_pipe(child.stdout))  # noqa: S301 - from our own child
@@ -357,7 +365,7 @@ class TrainingProcess:
                 _end(self._child)
                 self._child = None
             if self._child is None:
-                self._child = _spawn(self._nice, self._memory_mb)
+                self._child, self._taught = _spawn(self._nice, self._memory_mb), False
             return self._child
 
     def _buried(self, error: Exception) -> str:
