@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from correnteza.codec import parse_times
 from correnteza.records import INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, TIMESTAMP, Field, Schema
+from correnteza.times import parse_times
 from correnteza.validation import FIRST_TIME_US, ID_LIMIT, LAST_TIME_US, beyond_calendar, problems
 
 UP, DOWN = math.inf, -math.inf

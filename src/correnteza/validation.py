@@ -48,10 +48,11 @@ def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
     [(1, 'age'), (1, 'y')]
     """
     found: list[Problem] = []
-    if ID in batch.schema.names:
+    names = {*batch.schema.names}
+    if ID in names:
         found.extend(_of_texts(batch.column(ID), ID, ID_LIMIT))
     for field in (*schema.fields, Field(schema.target, "float")):
-        if field.name in batch.schema.names:
+        if field.name in names:
             found.extend(_of_column(batch.column(field.name), field))
     return sorted(found, key=lambda p: p.index) if found else found
 
@@ -60,6 +61,8 @@ def _of_column(column: pa.Array, field: Field) -> Iterator[Problem]:
     if field.required and column.null_count:
         missing = column.is_null().to_numpy(zero_copy_only=False)
         yield from _each(missing, field.name, "is missing; a value is required")
+    if column.null_count == len(column):
+        return
     if field.numeric:
         yield from _of_numbers(column, field)
     elif field.kind == "timestamp":

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import cycle
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,6 +21,7 @@ from correnteza.codec import NDJSON
 from correnteza.errors import LogError, LogUnavailableError
 from correnteza.log.base import Appended
 from correnteza.testing import read_all
+from correnteza.trainer import answers as module
 from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.questions import texts_of
 
@@ -108,6 +112,59 @@ def test_rows_that_a_log_refuses_for_good_are_told() -> None:
     world.answers.start()
     world.answers.stop()
     assert events_of(world) == [("predictions_not_stored", 2)]
+
+
+class Simulated:
+    """A clock, a disk whose commits take their time by it, the event that ends it all, and clients that go on asking."""
+
+    name = "predictions"
+    schema = PREDICTIONS
+
+    def __init__(self, commits_s: Iterable[float], throughout: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.steps, self.throughout = 0.0, 0, throughout
+        self.commits_s = cycle(commits_s)
+        self.answered: list[float] = []
+        self.committed: list[float] = []
+        self.world = answering(self)
+        self.world.answers._stop = self  # type: ignore[assignment]
+        self.world.answers._something.wait = lambda _: True  # type: ignore[method-assign, assignment, misc]
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def ask(self) -> None:
+        self.answered.append(self.now)
+        self.world.ask(b"{}")
+
+    def append(self, batch: pa.RecordBatch) -> Appended:
+        self.pass_by(next(self.commits_s), self.throughout)
+        self.committed += [self.now] * batch.num_rows
+        return Appended(1, batch.num_rows)
+
+    def wait(self, seconds: float) -> None:
+        self.pass_by(seconds, True)
+
+    def pass_by(self, seconds: float, asking: bool) -> None:
+        """Somebody may ask in the first moment of whatever takes time."""
+        if asking and not self.is_set():
+            self.ask()
+        self.now += seconds
+        self.steps += 1
+
+    def is_set(self) -> bool:
+        return self.steps > 50
+
+
+@pytest.mark.parametrize("throughout", [True, False], ids=["asked throughout", "asked between commits"])
+@pytest.mark.parametrize("commits_ms", [[0.1], [40], [50], [0.1, 50], [0.1, 0.1, 50]])
+def test_on_a_disk_that_commits_in_50_ms_an_answer_is_stored_within_100_ms(
+    commits_ms: list[float], throughout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The promise of the module, whenever the answer was given; by a clock of its own, so on a busy machine too."""
+    simulated = Simulated([ms / 1e3 for ms in commits_ms], throughout, monkeypatch)
+    simulated.ask()
+    simulated.world.answers._run()
+    assert len(simulated.committed) == len(simulated.answered) > 20
+    waited_s = [end - begin for begin, end in zip(simulated.answered, simulated.committed, strict=True)]
+    assert max(waited_s) <= 0.1 + 1e-9
 
 
 def test_rows_left_when_the_service_ends_are_told() -> None:

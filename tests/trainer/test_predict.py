@@ -138,9 +138,15 @@ def test_the_fast_way_reads_what_the_slow_way_reads_and_accepts_no_more(record: 
     try:
         slow = reader._slowly(body, JSON_TYPE)
     except InputError:
-        with pytest.raises(InputError):
-            reader.read(body, JSON_TYPE)
+        ways = (reader._slowly, reader.read, lambda body, _: reader.refuse(body))
+        refused = []
+        for read in ways:
+            with pytest.raises(InputError) as error:
+                read(body, JSON_TYPE)
+            refused.append((str(error.value), error.value.problems))
+        assert refused[1:] == refused[:-1]
         return
+    reader.refuse(body)
     fast = reader.read(body, JSON_TYPE)
     assert_equal(fast, slow)
     assert fast.single

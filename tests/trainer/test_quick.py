@@ -112,6 +112,11 @@ BAD = [
     b"\xff",
     b"null",
     b'{"columns": [], "rows": 1}',
+    b'{"columns": 1}',
+    b'{"rooms": -1e300}',
+    b'{"rooms": 1',
+    b"[" * 3000,
+    b'{"note": ' + b"[" * 3000,
 ]
 
 
@@ -301,5 +306,6 @@ def test_the_endpoint_reads_single_records_and_leaves_others_that_may_be_right_t
     world = Asking()
     endpoint = Predict(SCHEMA, lambda: None, lambda: "", world.answers)
     assert endpoint.read(b'{"rooms": 1}') is not None
-    left = (b"[]", b"[{}]", b'{"columns": ["rooms"], "rows": [[1]]}', b'{"note": "\\\\u0000"}')
-    assert [endpoint.read(body) for body in left] == [None] * 4
+    columns = (b'{"columns": ["rooms"], "rows": [[1]]}', b'{"\\u0063olumns": ["rooms"], "rows": [[1]]}')
+    left = (b"[]", b"[{}]", *columns, b'{"note": "\\\\u0000"}', b'{"rooms": "a", "rooms": 1}')
+    assert [endpoint.read(body) for body in left] == [None] * 6

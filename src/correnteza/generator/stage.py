@@ -20,10 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from correnteza.codec import parse_times
 from correnteza.events import Event
 from correnteza.records import ID, INTEGER_LIMIT, OFFSET, TIMESTAMP, Schema
 from correnteza.stage import Step
+from correnteza.times import parse_times
 
 REJECTED = pa.schema(
     [

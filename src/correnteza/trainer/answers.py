@@ -89,6 +89,8 @@ class Ids:
 
     def fill(self, given: Sequence[str | None]) -> list[str]:
         """The given ids, with a new one for each that is None."""
+        if given.count(None) == len(given):
+            return [f"{self._prefix}-{number}" for number in itertools.islice(self._numbers, len(given))]
         return [f"{self._prefix}-{next(self._numbers)}" if one is None else one for one in given]
 
 

@@ -112,7 +112,7 @@ class Predict:
         """
         record = self._reader.record(body)
         if record is None and body[:1] not in LIST:
-            self._reader.read(body, JSON)  # at worst it is read once more, by the ordinary way
+            self._reader.refuse(body)  # at worst it is read once more, by the ordinary way
         return record
 
     def answer_all(self, asked: Sequence[Any]) -> list[bytes]:

@@ -56,9 +56,8 @@ def encode(answered: Answered, media: str, single: bool) -> bytes:
         return _ENCODER.encode(_one(answered))
     answers = _answers(answered)
     parts = [answers[i : i + _AT_ONCE] for i in range(0, len(answers), _AT_ONCE)]
-    if media == NDJSON:
-        return b"".join(map(_ENCODER.encode_lines, parts))
-    return b"[" + b",".join(_ENCODER.encode(part)[1:-1] for part in parts) + b"]"
+    lines = b"".join(map(_ENCODER.encode_lines, parts))
+    return lines if media == NDJSON else b"[" + lines[:-1].replace(b"\n", b",") + b"]"  # no line has a break inside
 
 
 def encode_each(answered: Answered) -> list[bytes]:

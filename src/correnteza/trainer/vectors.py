@@ -16,9 +16,9 @@ from fastapi import APIRouter, Path, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from correnteza import codec
-from correnteza.codec import JSON
+from correnteza.codec import ECHO, JSON
 from correnteza.records import INTEGER_LIMIT, TEXT_LIMIT, Schema
+from correnteza.times import parse_times
 from correnteza.trainer.deriving import Deriving
 from correnteza.trainer.following import Following
 
@@ -93,7 +93,7 @@ class Vectors:
             )
         if by is not None and by not in fields:
             raise HTTPException(
-                HTTPStatus.BAD_REQUEST, f"by = {by[: codec.ECHO]!r}: no feature has it; expected one of {', '.join(fields)}"
+                HTTPStatus.BAD_REQUEST, f"by = {by[:ECHO]!r}: no feature has it; expected one of {', '.join(fields)}"
             )
         return by or fields[0]
 
@@ -108,14 +108,14 @@ class Vectors:
             number = INTEGER_LIMIT + 1
         if abs(number) > INTEGER_LIMIT:
             raise HTTPException(
-                HTTPStatus.BAD_REQUEST, f"key {text[: codec.ECHO]!r}: expected a whole number; {by} is an integer field"
+                HTTPStatus.BAD_REQUEST, f"key {text[:ECHO]!r}: expected a whole number; {by} is an integer field"
             )
         return number
 
     def _time_us(self, text: str) -> int:
-        times, bad = codec.parse_times(pa.array([text], pa.string()))
+        times, bad = parse_times(pa.array([text], pa.string()))
         if bad[0] or times.null_count:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, f"at = {text[: codec.ECHO]!r}: expected a time in ISO 8601")
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"at = {text[:ECHO]!r}: expected a time in ISO 8601")
         return int(times.cast(pa.int64())[0].as_py())
 
 
