@@ -482,3 +482,14 @@ def test_a_forest_of_medians_keeps_its_leaves() -> None:
         build(Recipe(at, 1, (one,)), rows, FOREST, params, Memo()).members[0] for at, one in ((300, first), (400, expert))
     )
     np.testing.assert_array_equal(before.trees[0].values, after.trees[0].values)
+
+
+def test_missing_fields_widen_no_interval_beyond_what_the_targets_vary() -> None:
+    """Two fields that move together have slopes that cancel each other; each alone would account for too much."""
+    rng = np.random.default_rng(14)
+    x = rng.normal(size=60)
+    features = np.column_stack([x, x + 1e-4 * rng.normal(size=60), np.ones(60)])
+    rows = Rows(np.arange(1, 61), features, 3.0 * x + 1e3 * (features[:, 0] - features[:, 1]), 2)
+    predictor = Predictor(exported(build(alone(60), rows, FOREST, PARAMS, Memo()), rows))
+    spread = predictor.answers(np.full((1, 2), np.nan), np.array([[""]], dtype=object)).spread
+    assert spread[0] <= 1.5 * np.std(rows.targets)

@@ -166,7 +166,7 @@ def _mixture(mixture: Mixture) -> Part:
     part, members = mixture.linear(), len(mixture.members)
     counted = np.array([*range(members), *([0] if mixture.recipe.local is not None else [])])
     steps = lines(part, mixture.n_numeric)
-    apart = spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR, SPREAD_LEAST), hidden(mixture, SPREAD_TREES))
+    apart = spread(of_spread(mixture, SPREAD_TREES, SPREAD_FLOOR, SPREAD_LEAST), *hidden(mixture, SPREAD_TREES))
     nodes = [
         *rounded(),
         tree_node(of_mixture(mixture), "compared", "leaves"),

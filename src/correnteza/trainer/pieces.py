@@ -126,12 +126,13 @@ def _effects(effects: Floats, place: int, column: int) -> Part:
     return Part(nodes, constants)
 
 
-def spread(leaves: Ensemble, hidden: Floats) -> Part:
+def spread(leaves: Ensemble, hidden: Floats, most: float) -> Part:
     """How far targets lie apart: in the leaves that a row falls into, and by what its missing fields would have said.
 
     Args:
         leaves: the deviation of the targets in each leaf, and the least there is.
         hidden: deviation of the answers that each field accounts for, in the target's unit, shape [features].
+        most: deviation that all of them together may have: that of the targets, in the target's unit.
 
     The two are variances that add up. Of a row without missing fields the first one stands, to the last bit.
     """
@@ -141,6 +142,7 @@ def spread(leaves: Ensemble, hidden: Floats) -> Part:
         numpy_helper.from_array((hidden / scale)[None, :] ** 2, "hidden"),
         numpy_helper.from_array(np.array(0.0), "nothing_hidden"),
         numpy_helper.from_array(np.array(scale), "hidden_scale"),
+        numpy_helper.from_array(np.array([[(most / scale) ** 2]]), "hidden_most"),
         numpy_helper.from_array(np.array(1.0), "leaves_alone"),
     ]
     nodes = [
@@ -149,7 +151,8 @@ def spread(leaves: Ensemble, hidden: Floats) -> Part:
         helper.make_node("Sum", ["deviations", "least_spread"], ["in_leaves"]),
         helper.make_node("IsNaN", ["prepared"], ["missing_fields"]),
         helper.make_node("Where", ["missing_fields", "hidden", "nothing_hidden"], ["hidden_fields"]),
-        *column_sum("hidden_fields", len(hidden), axis=1, result="hidden_share"),
+        *column_sum("hidden_fields", len(hidden), axis=1, result="hidden_sum"),
+        helper.make_node("Min", ["hidden_sum", "hidden_most"], ["hidden_share"]),
         helper.make_node("Div", ["hidden_scale", "in_leaves"], ["hidden_unit"]),
         helper.make_node("Mul", ["hidden_unit", "hidden_unit"], ["hidden_square"]),
         helper.make_node("Mul", ["hidden_square", "hidden_share"], ["hidden_variance"]),

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensem
     return _joined(shares, base=max(floor * mean, bottom))
 
 
-def hidden(mixture: Mixture, trees: int) -> Floats:
+def hidden(mixture: Mixture, trees: int) -> tuple[Floats, float]:
     """How much each field has the answers differ: their deviation that is unknown where the field is missing.
 
     In the linear part it is that of slope times number, or that of the categories' effects; in a tree, that between the
@@ -170,7 +171,8 @@ def hidden(mixture: Mixture, trees: int) -> Floats:
         trees: how many trees of the heaviest expert, at most.
 
     Returns:
-        In the target's unit, shape [features].
+        In the target's unit, shape [features]; and the deviation of the targets, beyond which nothing is unknown: slopes of
+        fields that hardly move in a window, or move together, say more than there is.
     """
     heaviest, chosen = _heaviest(mixture, trees)
     part = heaviest.linear
@@ -179,7 +181,7 @@ def hidden(mixture: Mixture, trees: int) -> Floats:
     size = max(float(np.abs(tree.value).max()) for tree in chosen) or 1.0  # keeps the squares finite
     in_trees = [_between_sides(tree, len(in_lines), size) for tree in chosen]
     found: Floats = np.hypot(in_lines, np.sqrt(np.mean(in_trees, axis=0)) * size)
-    return found
+    return found, heaviest.deviation if heaviest.deviation > 0.0 else math.inf
 
 
 def _between_sides(tree: Any, features: int, size: float) -> Floats:
