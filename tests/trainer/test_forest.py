@@ -263,7 +263,7 @@ def test_what_a_missing_field_would_have_said_widens_the_interval(three: Predict
     prediction, spread = told(three, features)
     multiplier = np.quantile(np.abs(targets - prediction) / spread, 0.9)
     prediction, wider = told(three, features, *hidden)
-    assert 0.85 < np.mean(np.abs(targets - prediction) <= multiplier * wider) < 0.99
+    assert 0.8 < np.mean(np.abs(targets - prediction) <= multiplier * wider) < 0.99
     assert (wider > spread).all()
 
 

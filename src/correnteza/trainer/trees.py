@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Flags = npt.NDArray[np.bool_]
 
+SPREAD_ROWS = 20
+"""Rows, at least, whose deviation is taken for how far targets lie apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
@@ -150,7 +153,7 @@ def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensem
         least: least spread, as a share of the deviation of the expert's targets.
     """
     heaviest, chosen = _heaviest(mixture, trees)
-    deviations = [np.sqrt(np.maximum(tree.impurity, 0.0)) for tree in chosen]
+    deviations = [_deviations(tree) for tree in chosen]
     leaves = [np.where(tree.children_left < 0, tree.weighted_n_node_samples, 0.0) for tree in chosen]
     mean = float(np.average(np.concatenate(deviations), weights=np.concatenate(leaves)))
     bottom = least * heaviest.deviation if heaviest.deviation > 0.0 else 1.0
@@ -158,6 +161,21 @@ def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensem
         return _joined([replace(_of_tree(tree, 0.0), value=np.zeros(len(tree.feature))) for tree in chosen[:1]], base=bottom)
     shares = [replace(_of_tree(t, 0.0), value=d / len(chosen)) for t, d in zip(chosen, deviations, strict=True)]
     return _joined(shares, base=max(floor * mean, bottom))
+
+
+def _deviations(tree: Any) -> Floats:
+    """How far targets lie apart about each node of a tree: that of the smallest part around it with enough rows, shape [nodes].
+
+    Of the few rows of a small leaf the deviation is far too small: the splits were chosen so that it would be.
+    """
+    left, right, rows = tree.children_left, tree.children_right, tree.weighted_n_node_samples
+    found: Floats = np.sqrt(np.maximum(tree.impurity, 0.0))
+    level = np.zeros(1, np.int64)
+    while len(level := level[left[level] >= 0]):
+        for below in (left[level], right[level]):
+            found[below] = np.where(rows[below] < SPREAD_ROWS, found[level], found[below])
+        level = np.concatenate([left[level], right[level]])
+    return found
 
 
 def hidden(mixture: Mixture, trees: int) -> tuple[Floats, float]:
