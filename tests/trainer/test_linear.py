@@ -217,7 +217,7 @@ def test_a_correction_finds_the_line_in_the_last_errors() -> None:
 
 
 def test_of_the_errors_the_newest_count_most() -> None:
-    found = linear.local(np.zeros((10, 1)), np.array([0.0] * 7 + [4.0] * 3), np.ones(1))
+    found = linear.local(np.zeros((10, 1)), np.array([1.0] * 7 + [4.0] * 3), np.ones(1))
     assert found is not None
     assert found[0] > 3.0
 

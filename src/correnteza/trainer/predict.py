@@ -212,7 +212,10 @@ def _body_schema(record: dict[str, Any]) -> dict[str, Any]:
     columns = {
         "type": "object",
         "title": "records by columns",
-        "properties": {"columns": {"type": "array", "items": {"type": "string"}}, "rows": {"type": "array", "items": row}},
+        "properties": {
+            "columns": {"type": "array", "items": {"enum": [*record["properties"]]}, "uniqueItems": True},
+            "rows": {"type": "array", "items": row},
+        },
         "required": ["columns", "rows"],
         "additionalProperties": False,
     }
