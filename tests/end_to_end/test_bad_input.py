@@ -352,6 +352,9 @@ def _by_columns(body: Any) -> bool:
 
 def tame(case: Any) -> None:
     """No long waits, no rate that would drown the tests, and nothing that makes an invalid body valid."""
+    for name, value in (case.path_parameters or {}).items():
+        if isinstance(value, str):  # what is longer than a server's limit for addresses is refused before it is HTTP
+            case.path_parameters[name] = value[:200]
     query = case.query if isinstance(case.query, dict) else {}
     if is_number(query.get("wait_s")):
         query["wait_s"] = 0.01
