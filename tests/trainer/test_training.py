@@ -96,7 +96,7 @@ def test_one_child_does_all_trainings_niced_and_untouched_by_what_libraries_prin
         pids.add(training.pid)
     (pid,) = pids
     assert pid is not None
-    assert psutil.Process(pid).nice() >= 7
+    assert psutil.Process(pid).nice() >= min(19, psutil.Process().nice() + 7)
     training.close()
     assert not psutil.pid_exists(pid)
 

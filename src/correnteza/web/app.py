@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from anyio import to_thread
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Path
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -101,10 +101,10 @@ def _shared(service: Service) -> APIRouter:
             return _json(service.schema)
 
         @routes.delete("/readers/{reader}", summary="Wait for a reader no longer", response_class=Response)
-        async def forget(reader: str) -> Response:
+        async def forget(reader: Annotated[str, Path(pattern=logs.READER)]) -> Response:
             struck = await to_thread.run_sync(_unregistered, service, reader)
             if not struck:
-                return problems.problem(404, f"reader {reader[:80]!r} is not registered; /status has those that are")
+                return problems.problem(404, f"reader {reader!r} is not registered; /status has those that are")
             return _json({"reader": reader, "logs": struck})
 
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response)

@@ -31,6 +31,8 @@ from correnteza.web.service import Service
 
 MAX_LIMIT = 100_000
 MAX_WAIT_S = 30.0
+READER = "^[a-z0-9_-]{1,64}$"
+"""What a reader may call itself."""
 POLL_S = 0.25
 """How often a waiting request looks for rows that another process appended; appends of this one wake it."""
 HEARTBEAT_S = 15.0
@@ -47,9 +49,7 @@ class Query(BaseModel):
     limit: int = Field(1000, ge=1, le=MAX_LIMIT, description="Most rows.")
     wait_s: float = Field(0.0, ge=0, le=MAX_WAIT_S, description="Seconds to wait for a first row.")
     back: int = Field(0, ge=0, le=100_000_000, description="Start so many rows before the cursor.")
-    reader: str | None = Field(
-        None, pattern="^[a-z0-9_-]{1,64}$", description="Registers this reader: what it has not passed is kept."
-    )
+    reader: str | None = Field(None, pattern=READER, description="Registers this reader: what it has not passed is kept.")
     keep_rows: int = Field(0, ge=0, le=100_000_000, description="Rows before its cursor that the reader may want again.")
     passed: str | None = Field(
         None, max_length=100, description="How far the reader needs nothing any more, where that is before `after`."
