@@ -13,6 +13,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := python -m pip --disable-pip-version-check
+# Without bytecode each start of a service would compile all that it imports, for a second: some shells ask for that.
+unexport PYTHONDONTWRITEBYTECODE
 # Bytecode is written when a module is first imported; compiling all that pip installs takes longer.
 INSTALL := install --quiet --no-compile --constraint constraints.txt --editable
 

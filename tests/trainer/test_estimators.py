@@ -46,6 +46,22 @@ def test_checked_apart_it_is_refused_in_the_same_words_and_nothing_of_it_is_load
     estimators.check_apart("sklearn.linear_model.Ridge", {"alpha": 2.0})
 
 
+def test_a_restart_waits_for_no_check_unless_the_estimator_or_its_parameters_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was refused is checked again."""
+    checked: list[dict[str, Any]] = []
+    monkeypatch.setattr(estimators, "check_apart", lambda path, params: checked.append(params))
+    ridge, note = "sklearn.linear_model.Ridge", tmp_path / "new" / "checked.json"
+    for alpha in (1.0, 1.0, 2.0, 2.0):
+        estimators.check_once(ridge, {"alpha": alpha}, note)
+    assert checked == [{"alpha": 1.0}, {"alpha": 2.0}]
+    monkeypatch.undo()
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            estimators.check_once(ridge, {"alpho": 1.0}, note)
+
+
 def test_a_trainer_with_a_wrong_estimator_does_not_start(tmp_path: Path) -> None:
     """And says so before it has written anything."""
     pipeline, trainer = config.Pipeline(data_dir=tmp_path), config.Trainer(params={"n_estimatorz": 5})

@@ -129,7 +129,6 @@ class InOrder:
     def __init__(
         self, source: Source, schema: Schema, settings: config.Normalizer, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.figures: dict[str, Any] = {}
         self._source = source
         self._needs_behind = source.needs_behind if isinstance(source, Keeping) else lambda _: None
         self._timestamp = schema.timestamp or ""
@@ -141,6 +140,7 @@ class InOrder:
         self._gap: Place | None = None  # where to go on after rows were removed
         self._shortened = False  # whether that has been told
         self._clear(Place(None, 0, Mark(), self._rule, 0))
+        self.figures: dict[str, Any] = self._figures() if self._rule.lateness_us else {}
 
     def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
         """Up to `limit` rows behind a cursor, with the columns `ORDER` and `APART`. See `Log.read`.
@@ -302,9 +302,12 @@ class InOrder:
         place = self._parts[0].place if self._parts else self._place()
         plain = not self._rule.lateness_us and not self._parts and self._after is not None
         self._at = self._after if plain else place.text()
-        self.figures = {"held_rows": len(self._waiting), "watermark": _iso(self._mark.watermark)}
+        self.figures = self._figures()
         batch = pa.concat_batches(rows) if rows else noted(self._nothing, np.empty(0, np.int64), np.empty(0, np.int64))
         return Slice(batch, self._at or "", self._lag_rows + self._ready())
+
+    def _figures(self) -> dict[str, Any]:
+        return {"held_rows": len(self._waiting), "watermark": _iso(self._mark.watermark)}
 
 
 def _is_place(cursor: str | None) -> bool:

@@ -14,6 +14,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,22 @@ def check_apart(path: str, params: Mapping[str, Any]) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very module
     if ended.returncode:
         raise ConfigError(ended.stderr.strip().rpartition("\n")[2] or f"{_KEY} = {path!r}: checking it ended its process")
+
+
+def check_once(path: str, params: Mapping[str, Any], note: Path) -> None:
+    """As `check_apart`, unless a note says that this was found right with this scikit-learn.
+
+    Args:
+        path: import path of a regressor class.
+        params: its parameters, by name.
+        note: the file; written when the check has passed.
+    """
+    checked = json.dumps({"estimator": path, "params": dict(params), "scikit-learn": metadata.version("scikit-learn")})
+    if note.exists() and note.read_text(encoding="utf-8") == checked:
+        return
+    check_apart(path, params)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(checked, encoding="utf-8")
 
 
 def build(path: str, params: Mapping[str, Any], seed: int) -> Any:
