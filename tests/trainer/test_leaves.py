@@ -30,6 +30,21 @@ def test_a_leaf_says_the_mean_of_all_rows_that_fell_into_it() -> None:
         assert grown.values[leaf] == pytest.approx(TARGETS[leaves == leaf].mean())
 
 
+def test_a_filled_tree_has_the_splits_of_its_sample_and_says_the_mean_of_all_rows() -> None:
+    filled, leaves = Grown.filled(TREE, FEATURES, TARGETS), TREE.apply(FEATURES)
+    assert filled.tree is TREE.tree_
+    for leaf in np.unique(leaves):
+        assert filled.values[leaf] == pytest.approx(TARGETS[leaves == leaf].mean())
+        assert filled.counts[leaf] == (leaves == leaf).sum()
+
+
+def test_a_leaf_that_no_row_reaches_says_what_it_was_fitted_to_say() -> None:
+    filled = Grown.filled(TREE, FEATURES[:1], TARGETS[:1])
+    reached = TREE.apply(FEATURES[:1])[0]
+    others = np.arange(TREE.tree_.node_count) != reached
+    np.testing.assert_array_equal(filled.values[others], TREE.tree_.value[others, 0, 0])
+
+
 @given(cuts=st.lists(st.integers(100, ROWS), max_size=6))
 @settings(max_examples=30, deadline=None)
 def test_in_whatever_portions_rows_come_the_leaves_are_the_same_bit_for_bit(cuts: list[int]) -> None:

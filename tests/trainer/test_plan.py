@@ -239,6 +239,19 @@ def test_of_many_worlds_the_last_ones_are_kept() -> None:
     assert numbers[1:] == sorted(numbers[1:])[-plan.RETIRED :] == [5, 6][-plan.RETIRED :]
 
 
+def test_a_retired_expert_whose_world_is_back_is_not_let_go_for_newer_ones_that_are_worse() -> None:
+    made = History(6)
+    for world in range(2, 4):
+        made.error = lambda number, world=world: 1.0 if number == world else 4.0  # type: ignore[misc]
+        made.go_on(100, drift=True)
+        made.go_on(plan.PROOF_ROWS)
+    made.error = lambda number: {1: 1.0, 4: 2.0}.get(number, 4.0)  # the first world again, and a rival that learns it anew
+    made.go_on(100, drift=True)
+    made.go_on(plan.PROOF_ROWS)
+    assert [expert.number for expert in made.last.experts] == [4, 1, 3]
+    assert made.last.experts[1].weight > 0.99
+
+
 # What it costs
 
 

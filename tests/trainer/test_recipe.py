@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from hypothesis import given
@@ -64,6 +64,12 @@ def test_what_is_new_in_it_needs_the_rows_of_the_cohorts_that_end_with_it() -> N
 
 def test_where_nothing_was_grown_only_the_last_row_is_needed() -> None:
     assert recipe(expert(Base(1, 80, 0), Cohort(1, 90, 10, 10, 0))).first_renewed == 100
+
+
+def test_its_youngest_part_is_the_shortest_window_of_those_that_are_not_retired() -> None:
+    old, young = expert(Base(1, 80, 0), Cohort(1, 90, 10, 10, 0)), expert(Base(81, 100, 0), Cohort(81, 100, 9, 9, 2))
+    assert recipe(old, young).youngest_rows == 20
+    assert recipe(old, replace(young, retired=True)).youngest_rows == 100
 
 
 def test_an_expert_has_learned_from_the_rows_up_to_its_last_cohort() -> None:

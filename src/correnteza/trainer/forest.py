@@ -45,7 +45,7 @@ REACH = 10.0
 """How far a target may be beyond the others, in units of the range of all but the tails."""
 GENERATIONS = 3
 """Versions whose parts are remembered."""
-MANY = 20_000
+MANY = 8_000
 """Trees times rows from which several threads are worth their start."""
 SPREAD_TREES = 10
 SPREAD_FLOOR = 0.1
@@ -323,19 +323,27 @@ class _Builder:
 
     def _grown(self, part: Linear, expert: Expert, cohort: Cohort) -> list[Grown]:
         features, targets = self.rows.between(cohort.first, cohort.last, expert.plain)
-        fitted = self._fitted(cohort.trees, features, self._rest(part, features, targets), cohort.seed).estimators_
+        rest = self._rest(part, features, targets)
+        fitted = self._fitted(cohort.trees, features, rest, cohort.seed).estimators_
         send_missing(fitted, features, cohort.seed)
-        return [Grown.of(tree) for tree in fitted]
+        if self._of_medians:
+            return [Grown.of(tree) for tree in fitted]
+        rounded = self._prepared(features).astype(np.float32)
+        return [Grown.filled(tree, rounded, rest) for tree in fitted]
 
     def _learned(self, part: Linear, expert: Expert, number: int, until: int) -> list[Grown]:
         """The trees with the rows in their leaves that are new with a later cohort."""
         before = self._cohort(part, expert, number, until - 1)
-        if self.params.get("criterion") in OF_MEDIANS:
+        if self._of_medians:
             return before
         new, last = expert.cohorts[until], expert.cohorts[until - 1].last
         features, targets = self.rows.between(new.first, new.last, expert.plain, since=last + 1)
         rest, rounded = self._rest(part, features, targets), self._prepared(features).astype(np.float32)
         return [tree.learned(rounded, rest) for tree in before[len(before) - expert.cohorts[number].kept :]]
+
+    @property
+    def _of_medians(self) -> bool:
+        return self.params.get("criterion") in OF_MEDIANS
 
     def _rest(self, part: Linear, features: Floats, targets: Floats) -> Floats:
         """What the line leaves of the targets."""

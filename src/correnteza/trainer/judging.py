@@ -16,8 +16,9 @@ from correnteza.trainer.state import Trial
 TRIAL_ROWS = 5000
 """Rows after which a test that has not come to an end is ended."""
 YOUNG_ROWS = 1000
-"""A version that was trained on fewer rows goes into service at once: a test would take nearly as many rows as it has
-learned from, and by then it would be out of date. It is watched like every other, and rolled back if it is worse."""
+"""A version goes into service at once if its youngest part was grown on fewer rows, as after a drift: a test would take
+nearly as many rows as it has learned from, and by then it would be out of date. It is watched like every other, and
+rolled back if it is worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def at_once(first: bool, drift: bool, rows: int, tested: bool) -> Ruling | None:
     Args:
         first: whether there is no version in service.
         drift: whether it was trained because the error rose.
-        rows: that it was trained on.
+        rows: that its youngest part was trained on.
         tested: whether versions are tested at all.
     """
     if first:
@@ -53,7 +54,7 @@ def at_once(first: bool, drift: bool, rows: int, tested: bool) -> Ruling | None:
     if drift:
         return Ruling(True, "drift", "the error had risen", {})
     if rows < YOUNG_ROWS:
-        return Ruling(True, "young", f"versions are tested from {YOUNG_ROWS:,} rows on", {})
+        return Ruling(True, "young", f"versions are tested whose youngest part has seen {YOUNG_ROWS:,} rows", {})
     return None
 
 

@@ -62,13 +62,23 @@ PAUSE_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A training that was started: what it will be registered as, the progress that it makes, when it began, and why."""
+    """A training that was started: what it will be registered as, and the progress that it makes.
+
+    Args:
+        version: its number.
+        meta: what will be registered.
+        progress: that it makes.
+        started_at: monotonic time in seconds.
+        drift: whether a rise of the error brought it about.
+        young_rows: that the youngest part of it was grown on.
+    """
 
     version: int
     meta: Meta
     progress: Progress
     started_at: float
     drift: bool
+    young_rows: int
 
 
 class Learner:
@@ -314,7 +324,8 @@ class Learner:
             progress = replace(progress, worth=plan.due_rows(job.recipe, state.drag))
         self._training.start(job)
         self._tracks.began(wish.version, len(job.targets), due.reason)
-        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), due.changed is not None)
+        young = meta.rows if job.recipe is None else job.recipe.youngest_rows
+        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), due.changed is not None, young)
         self._triggers.started(due)
 
     def _conclude(self) -> None:
@@ -345,7 +356,7 @@ class Learner:
         challenger = self.stage.challenger
         metrics = evaluation.metrics(self._rolling.look())
         meta = replace(under_way.meta, evaluation={} if metrics is None else asdict(metrics))
-        ruling = judging.at_once(self._follower.seen == 1, under_way.drift, meta.rows, self._tested())
+        ruling = judging.at_once(self._follower.seen == 1, under_way.drift, under_way.young_rows, self._tested())
         shadow = None if challenger is None else challenger.version
         try:
             outcome = self._patiently(

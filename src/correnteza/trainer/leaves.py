@@ -45,6 +45,22 @@ class Grown:
         counts = fitted.tree_.weighted_n_node_samples
         return cls(fitted.tree_, fitted.tree_.value[:, 0, 0] * counts, counts)
 
+    @classmethod
+    def filled(cls, fitted: Any, rounded: Singles, targets: Floats) -> Grown:
+        """A tree whose splits are the fitted ones, and whose leaves say the mean of all rows instead of a sample of them.
+
+        Args:
+            fitted: a tree estimator of scikit-learn.
+            rounded: features as trees compare them, those of its sample among them, shape [rows, features].
+            targets: in the target's unit, shape [rows].
+        """
+        leaves, nodes = fitted.tree_.apply(rounded), fitted.tree_.node_count
+        counts = np.bincount(leaves, minlength=nodes).astype(np.float64)
+        sums = np.bincount(leaves, targets, nodes).astype(np.float64)
+        empty = counts == 0.0  # all nodes but the leaves
+        sums[empty], counts[empty] = fitted.tree_.value[empty, 0, 0], 1.0
+        return cls(fitted.tree_, sums, counts)
+
     @property
     def values(self) -> Floats:
         """What each leaf says, in the target's unit, shape [nodes]."""

@@ -9,7 +9,7 @@ Where there are derived features, the stream begins with a rival that does not s
 decided by the error on the same records, once; later rivals see what the first expert sees.
 
 Each training grows a few trees on the newest rows, in proportion to what is new, lets the oldest trees go, and takes the
-new rows into the leaves of the others; when a window has become two or three times as long, the expert is built anew with its
+new rows into the leaves of the others; when a window has become twice as long, the expert is built anew with its
 linear part.
 
 Invariants:
@@ -28,29 +28,27 @@ import numpy as np
 from correnteza.trainer.recipe import LOCAL, Base, Cohort, Expert, Local, Recipe
 from correnteza.trainer.scores import Drag, Score
 
-TURNOVER = (0.6, 1.4)
+TURNOVER = (0.6, 3.0)
 """Windows of new rows until all trees have been replaced: fewer where windows are small, and trees soon grown."""
-TURNOVER_ROWS = 8000
+TURNOVER_ROWS = 2000
 """Window in which it takes one window."""
 LEAST = 0.1
 """Share of the trees that a training replaces at least."""
 TICKS = 5
 """Trainings, at least, until all trees have been replaced: so each costs a fifth of a full one at most."""
-APART = 6
+APART = 4
 """Trainings, at least, while a window of rows passes."""
-GROWN = (2.0, 3.0)
-"""A window of so many times the rows that an expert was built on has it built anew: the first where windows are small."""
-GROWN_ROWS = 3000
-"""Rows up to which windows are small."""
+GROWN = 2.0
+"""A window of so many times the rows that an expert was built on has it built anew."""
 PACE = 160.0
 """Trees are grown after rows**1.5 / PACE new rows, where nothing else says when: after 6 at 100, after 69 at 500."""
-BESIDE = 250
+BESIDE = 120
 """Versions come at most so often while the largest window passes."""
 HELPS = 0.95
 """Share of the first expert's error that the local correction must stay below to count."""
 CARRIES = 0.75
 """Share of the error that a correction by the last errors must leave at most to be worth versions of its own."""
-LOCAL_PACE = 500
+LOCAL_PACE = 200
 """Such versions come this often while a window of rows passes, at most."""
 LOCAL_WINDOW_ROWS = 1500
 """Windows up to which they come."""
@@ -60,14 +58,14 @@ PROOF_ROWS = 100
 """Tested rows before a rival may take over."""
 PROOF = 0.97
 """Share of the first expert's error that a rival must stay below to take over."""
-TRIAL_ROWS = 2000
+TRIAL_ROWS = 4000
 """Tested rows after which a rival that has not taken over is dropped."""
 AFTERMATH_ROWS = (1500, 6000)
 """Rows of a new world, between which the newest half of them is tried by itself whenever the window is built anew: a change
 that came little by little leaves rows of both worlds in the window."""
 RETIRED = 2
 """Retired experts that are kept."""
-RETIRED_SHARE = 2
+RETIRED_SHARE = 4
 """One in so many of their trees is kept: enough to see that their world is back, and to bridge the time."""
 TESTED_ROWS = 20
 """Tested rows before an expert has any weight."""
@@ -190,7 +188,7 @@ def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score], bounds
     tested = scores[rival.number]
     others = tuple(expert for expert in experts if expert not in (first, rival))
     if _proved(rival, first, scores):
-        return (rival, *(*others, *_retired(first, rival, bounds))[-RETIRED:])
+        return (rival, *_remembered((*others, *_retired(first, rival, bounds)), scores))
     if tested.rows >= TRIAL_ROWS:
         return (first, *others)
     return experts
@@ -202,6 +200,15 @@ def _retired(first: Expert, rival: Expert, bounds: Bounds) -> tuple[Expert, ...]
         return ()
     kept = _kept(first.cohorts, max(1, bounds.trees // RETIRED_SHARE))
     return (replace(first, retired=True, cohorts=kept),)
+
+
+def _remembered(retired: tuple[Expert, ...], scores: Mapping[int, Score]) -> tuple[Expert, ...]:
+    """Of retired experts the one that is the best now, whose world may be back, and the newest others; in their order."""
+    if len(retired) <= RETIRED:
+        return retired
+    best = min(retired, key=lambda expert: scores[expert.number].mean if expert.number in scores else np.inf)
+    newest = [expert for expert in retired if expert is not best][1 - RETIRED :]
+    return tuple(expert for expert in retired if expert is best or expert in newest)
 
 
 def settled(parent: Recipe | None, recipe: Recipe, scores: Mapping[int, Score]) -> str:
@@ -228,7 +235,7 @@ def _proved(rival: Expert, first: Expert, scores: Mapping[int, Score]) -> bool:
 def _aftermath(first: Expert, at: int) -> int | None:
     """From which row on the newest half of a new world is to be tried by itself; None where it is not."""
     rows, (least, most) = at - first.start + 1, AFTERMATH_ROWS
-    anew = rows >= _grown(rows) * first.base.rows
+    anew = rows >= GROWN * first.base.rows
     return at - rows // 2 + 1 if first.start > 1 and anew and least <= rows <= most else None
 
 
@@ -240,7 +247,7 @@ def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
     """The expert with new trees, or built anew when its window has become much longer."""
     first = max(expert.start, at - bounds.window_rows + 1)
     rows, new = at - first + 1, at - (expert.last if expert.cohorts else 0)
-    if not expert.cohorts or rows >= _grown(rows) * expert.base.rows or at - expert.base.last >= _grown(rows) * rows:
+    if not expert.cohorts or rows >= GROWN * expert.base.rows or at - expert.base.last >= GROWN * rows:
         return _built(expert, at, bounds)
     if new < (pace(max(1, rows - new)) if bounds.paced else 1):
         return expert
@@ -248,10 +255,6 @@ def _renewed(expert: Expert, at: int, bounds: Bounds) -> Expert:
     trees = min(bounds.trees, max(1, round(bounds.trees * share)))
     grown = Cohort(first, at, trees, trees, _seed(bounds.seed, expert.number, at))
     return replace(expert, cohorts=_kept((*expert.cohorts, grown), bounds.trees))
-
-
-def _grown(rows: int) -> float:
-    return GROWN[rows > GROWN_ROWS]
 
 
 def _turnover(rows: int) -> float:

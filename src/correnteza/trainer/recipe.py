@@ -130,6 +130,11 @@ class Recipe:
         return min(min(expert.base.first, *(cohort.first for cohort in expert.cohorts)) for expert in self.experts)
 
     @property
+    def youngest_rows(self) -> int:
+        """Rows in the smallest window of an expert that is not retired."""
+        return min(self.at + 1 - expert.cohorts[-1].first for expert in self.experts if not expert.retired)
+
+    @property
     def first_renewed(self) -> int:
         """Number of the oldest row that what is new in it needs."""
         fresh = [expert for expert in self.experts if expert.last == self.at]

@@ -24,7 +24,7 @@ from correnteza.trainer.books import Progress
 from correnteza.trainer.schedule import schedule_of
 from correnteza.trainer.state import State
 
-JUDGED_EVERY_ROWS = 50
+JUDGED_EVERY_ROWS = 100
 """With a trigger by rows, versions are judged after every so many labelled rows, and drifts answered then."""
 
 
