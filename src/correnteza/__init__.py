@@ -7,7 +7,7 @@ The way of a record, in ten lines:
     log.http                                            carries it on, at the reader's pace
     normalizer.stage                                    checks, encodes and standardises it: `normalized`, `rejected`
     trainer.prequential                                 predicts it before anything learns from it: `evaluations`
-    trainer.window, trainer.training                    learn from it, in a process of their own
+    trainer.window, trainer.process                     learn from it, in a process of its own
     trainer.onnx, trainer.registry                      make a model version of what was learned
     trainer.predict                                     answers from that version, and keeps the answer: `predictions`
     consumer.asking                                     asks, and compares with the truth: `results`

@@ -41,10 +41,10 @@ from correnteza.trainer import evaluation, prequential
 from correnteza.trainer.importance import importances
 from correnteza.trainer.learning import Learner
 from correnteza.trainer.prequential import LearnerStage
+from correnteza.trainer.process import TrainingProcess
 from correnteza.trainer.registry import Registry, load_key
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State
-from correnteza.trainer.training import TrainingProcess
 from correnteza.trainer.upstream import Upstream
 
 READ_ROWS = 100_000

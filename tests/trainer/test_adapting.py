@@ -20,6 +20,7 @@ from correnteza.records import Field, Schema
 from correnteza.testing import read_all
 from correnteza.trainer import prequential, training
 from correnteza.trainer.forest import Memo, Mixture
+from correnteza.trainer.process import TrainingProcess
 from correnteza.trainer.promotions import DECISIONS
 from correnteza.trainer.state import Change
 from correnteza.trainer.training import Job, Trained, fit
@@ -327,7 +328,7 @@ def test_a_training_process_that_is_really_killed_goes_on_from_the_checkpoint(tm
     source = normalized(records(250, lambda i, x: steps(x)), SCHEMA)
     expected = World(tmp_path / "undisturbed", source, SETTINGS, trainings=Child(), schema=SCHEMA)
     expected.run()
-    process = training.TrainingProcess(nice=0)
+    process = TrainingProcess(nice=0)
     killed: list[int] = []
 
     def kill(_: Any) -> None:

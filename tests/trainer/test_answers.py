@@ -23,7 +23,7 @@ from correnteza.log.base import Appended
 from correnteza.testing import read_all
 from correnteza.trainer import answers as module
 from correnteza.trainer.answers import PREDICTIONS
-from correnteza.trainer.questions import texts_of
+from correnteza.trainer.texts import texts_of
 
 from .asking import Asking
 

@@ -20,7 +20,8 @@ from correnteza.codec import ARROW, NDJSON, arrow_stream
 from correnteza.errors import InputError
 from correnteza.records import Field, Schema
 from correnteza.trainer.predict import INLINE_BYTES, INLINE_ROWS, openapi
-from correnteza.trainer.questions import MAX_ROWS, Question, Reader, texts_of
+from correnteza.trainer.questions import MAX_ROWS, Question, Reader
+from correnteza.trainer.texts import texts_of
 
 from .asking import JSON_TYPE, SCHEMA, Asking
 

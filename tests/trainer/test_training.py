@@ -22,7 +22,8 @@ from correnteza.errors import ConfigError, TrainingFailedError
 from correnteza.features import Scaler
 from correnteza.records import Field, Schema
 from correnteza.trainer.predictor import Predictor
-from correnteza.trainer.training import Job, TrainingProcess, fit
+from correnteza.trainer.process import TrainingProcess
+from correnteza.trainer.training import Job, fit
 
 SCHEMA = Schema((Field("age", "float"), Field("job", "category")), "income")
 FOREST = "sklearn.ensemble.RandomForestRegressor"

@@ -30,7 +30,8 @@ from correnteza.features import Floats
 from correnteza.log.base import Log
 from correnteza.records import TIMESTAMP
 from correnteza.tracing import Tracer, Traces
-from correnteza.trainer.questions import Records, texts_of
+from correnteza.trainer.questions import Records
+from correnteza.trainer.texts import texts_of
 
 PREDICTIONS = pa.schema(
     [

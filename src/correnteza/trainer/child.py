@@ -1,4 +1,4 @@
-"""The child process of `training.TrainingProcess`: `python -m correnteza.trainer.child PARENT NICE MEGABYTES`.
+"""The child process of `process.TrainingProcess`: `python -m correnteza.trainer.child PARENT NICE MEGABYTES`.
 
 Invariants:
 - It ends when its parent ends or closes the pipe, also in the middle of a training.

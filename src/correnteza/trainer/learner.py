@@ -33,8 +33,8 @@ from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.learning import Learner
 from correnteza.trainer.ledger import Ledger
 from correnteza.trainer.leftout import LeftOut
+from correnteza.trainer.process import Training, TrainingProcess
 from correnteza.trainer.registry import of_lineage
-from correnteza.trainer.training import Training, TrainingProcess
 from correnteza.trainer.upstream import Upstream
 
 NAME = "learner"

@@ -42,6 +42,7 @@ from correnteza.trainer.handover import REQUESTS, TRAININGS
 from correnteza.trainer.jobs import Jobs, Memory, Wish
 from correnteza.trainer.lineage import Ancestor
 from correnteza.trainer.prequential import LearnerStage
+from correnteza.trainer.process import Training
 from correnteza.trainer.promotions import PROMOTIONS
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Meta, Registry
@@ -50,7 +51,7 @@ from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
 from correnteza.trainer.totals import Totals
 from correnteza.trainer.tracks import Tracks
-from correnteza.trainer.training import Trained, Training
+from correnteza.trainer.training import Trained
 from correnteza.trainer.triggers import Due, Triggers
 from correnteza.trainer.upstream import Upstream
 from correnteza.trainer.window import Window

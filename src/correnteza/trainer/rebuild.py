@@ -37,9 +37,10 @@ from correnteza.trainer.answers import PREDICTIONS
 from correnteza.trainer.artefacts import MODEL
 from correnteza.trainer.past import Past
 from correnteza.trainer.place import Place
+from correnteza.trainer.process import TrainingProcess
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Registry, load_key
-from correnteza.trainer.training import Job, Trained, TrainingProcess
+from correnteza.trainer.training import Job, Trained
 from correnteza.trainer.upstream import Upstream
 from correnteza.trainer.window import Expressed
 
