@@ -35,8 +35,11 @@ IMPORTANCE_ROWS = 1000
 """Last records that tell which columns the model leans on."""
 LINES = 10
 """Lines of progress where there is no terminal."""
-LACKING = ("key_missing", "keys_forgotten", "times_ran_back", "late_records", "records_ahead", "order_anew", "held_back_full")
-"""Kinds of events that say what features that remember did not see, or not in order."""
+LACKING = (
+    *("key_missing", "keys_forgotten", "times_ran_back", "late_records", "records_ahead", "order_anew", "held_back_full"),
+    "targets_left_out",
+)
+"""Kinds of events that say what features that remember did not see, or not in order, and what was not learned from."""
 PLOT_EXTRA = 'no plots: matplotlib is not installed; pip install "correnteza[plot]"'
 
 

@@ -40,6 +40,7 @@ from correnteza.stage import Runner
 from correnteza.trainer import evaluation, prequential
 from correnteza.trainer.importance import importances
 from correnteza.trainer.learning import Learner
+from correnteza.trainer.leftout import LeftOut
 from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.process import TrainingProcess
 from correnteza.trainer.registry import Registry, load_key
@@ -158,6 +159,7 @@ class _Loop:
         self._schema, self._upstream, self._kept_rows = schema, upstream, own.window_rows
         told = _Told("learner", self._store.log("events", events.SCHEMA))
         registry = Registry(folder / "models", self._store, load_key(folder))
+        self._left_out = LeftOut(told, own.window_rows)
         self._learner = Learner(own, schema, self._store, registry, upstream, training, told, threading.Event())
         self._runner: Runner[State] = Runner(
             _Unsaved(self._learner.stage),
@@ -177,6 +179,7 @@ class _Loop:
         self._normalizer.at_end = self._runner.ask_to_stop
         self._learner.restore()
         self._runner.run()
+        self._left_out.look(self._learner.window, self._learner.labelled_rows)
 
     def _between(self, state: State) -> None:
         self._tell(state)  # first, because a training may follow that takes a while
