@@ -123,7 +123,7 @@ def test_what_is_refused_is_counted_and_told() -> None:
 def test_what_is_not_learned_from_is_counted_and_told(ran: Ran) -> None:
     records = raw(ROWS).to_pylist()
     records[300]["price"] = 1e12
-    told = [e for e in offline.run([pa.RecordBatch.from_pylist(records, SCHEMA.raw)], SETTINGS).events.to_pylist()]
+    told = offline.run([pa.RecordBatch.from_pylist(records, SCHEMA.raw)], SETTINGS).events.to_pylist()
     assert [event["reason"].partition(" of the last")[0] for event in told if event["kind"] == "targets_left_out"] == ["1"]
     assert "targets_left_out" not in ran.result.events["kind"].to_pylist()
 

@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from tests.ports import free_ports
 from tests.tools import PATIENCE_S
 
-from correnteza import config, events
+from correnteza import config, events, stage
 from correnteza.codec import json_schema
 from correnteza.events import Events
 from correnteza.features import SCALERS, Scaler
@@ -35,6 +35,7 @@ from correnteza.log.memory import MemoryStore
 from correnteza.log.sql import SqlStore
 from correnteza.normalizer.stage import NormalizerStage
 from correnteza.testing import read_all
+from correnteza.trainer import handover
 from correnteza.trainer import service as trainer
 from correnteza.trainer.board import Figures
 from correnteza.trainer.count import Count
@@ -312,6 +313,20 @@ def test_the_interval_and_the_figures_come_from_the_evaluations(made: Trainer) -
     assert [v["model_version"] for v in evaluation["versions"]] == [1]
     assert "correnteza_evaluation_mae 50.5" in metrics
     assert len(listed) == 3
+
+
+def test_the_challenger_that_the_learner_tells_of_is_a_metric_and_none_is_none(tmp_path: Path) -> None:
+    line = handover.status_line({**stage.Figures().plain(), "challenger": 7})
+    learner = [sys.executable, "-c", f"print({line!r}, flush=True); input()"]
+    store = MemoryStore()
+    with served(*trainer.build(settings_in(tmp_path), store, learner)) as url:
+        until(lambda: "correnteza_model_challenger_version 7.0" in text_of(f"{url}/metrics"), "the challenger")
+    with served(*trainer.build(settings_in(tmp_path), store, None)) as url:
+        assert "\ncorrenteza_model_challenger_version" not in text_of(f"{url}/metrics")
+
+
+def text_of(url: str) -> str:
+    return str(requests.get(url, timeout=PATIENCE_S).text)
 
 
 def test_the_document_describes_predict(made: Trainer) -> None:

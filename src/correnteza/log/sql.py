@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,7 +64,8 @@ class SqlLog:
         self._select = f"select * from {quoted(name)} where {OFFSET} >= ? order by {OFFSET} limit ?"  # noqa: S608 - quoted
         places = ", ".join("?" * (1 + len(schema)))
         self._insert = f"insert into {quoted(name)} values ({places})"  # noqa: S608 - quoted
-        self._times = [f.name for f in schema if pa.types.is_timestamp(f.type)]
+        self._times = [place for place, field in enumerate(schema) if pa.types.is_timestamp(field.type)]
+        self._columns = [OFFSET, *schema.names]
 
     def append(self, batch: pa.RecordBatch) -> Appended:
         """See `Log.append`."""
@@ -80,7 +82,7 @@ class SqlLog:
         appended = Appended(following - batch.num_rows, following - 1)
         if not batch.num_rows:
             return appended
-        connection.run_each(self._insert, self._storable(with_offsets(batch, appended.first)))
+        connection.run_each(self._insert, self._storable(batch, appended.first))
         now = time.time()
         if now - self._marked >= MARK_EVERY_S:
             connection.run("insert into correnteza_appends values (?, ?, ?)", self.name, appended.last, now)
@@ -92,13 +94,15 @@ class SqlLog:
         if not batch.schema.equals(self.schema):
             raise LogError(f"log {self.name}: a batch with {batch.schema!s} of other names or types than {self.schema!s}")
 
-    def _storable(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        for name in self._times:
-            place = batch.schema.get_field_index(name)
+    def _storable(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        """The rows as the table has them, counting from `first`."""
+        columns = batch.columns
+        for place in self._times:
             # A cast of times with a zone asks the zone's rules for each; UTC has none, and this takes a tenth of the time.
-            plain = batch.column(place).view(pa.timestamp("us")).cast(pa.string())
-            batch = batch.set_column(place, name, pc.binary_join_element_wise(plain, _ZONE, _NOTHING))
-        return batch
+            plain = columns[place].view(pa.timestamp("us")).cast(pa.string())
+            columns[place] = pc.binary_join_element_wise(plain, _ZONE, _NOTHING)
+        offsets = pa.array(np.arange(first, first + batch.num_rows))
+        return pa.RecordBatch.from_arrays([offsets, *columns], names=self._columns)
 
     def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
         """See `Log.read`."""
@@ -226,6 +230,7 @@ class SqlStore:
         self.connections = Connections(path, TABLES)
         self._logs: dict[str, SqlLog] = {}
         self._unbounded: set[str] = set()
+        self._advanced: dict[str, tuple[int, str | None, bytes]] = {}  # what this process has written last of each stage
         self._readers: dict[tuple[str, str], Reader] = {}
         self._saved: dict[tuple[str, str], Reader] = {}
         self._lock = threading.Lock()
@@ -290,13 +295,22 @@ class SqlStore:
     ) -> dict[str, Appended]:
         """See `Store.commit`."""
         with self.connections.write() as connection:
-            advance = "update correnteza_stages set position = ?, state = ? where name = ? and epoch = ? returning epoch"
-            if not connection.all(advance, position, state, stage, epoch):
-                raise FencedError(f"{self.path}: stage {stage}: claim {epoch} is not the current one; another process runs it")
+            self._advance(connection, stage, epoch, position, state)
             appended = {name: self._logs[name].put(connection, batch) for name, batch in outputs.items()}
+        self._advanced[stage] = (epoch, position, state)
         for name in outputs:
             self._logs[name].watch.notify()
         return appended
+
+    def _advance(self, connection: Any, stage: str, epoch: int, position: str | None, state: bytes) -> None:
+        """Write down how far a stage is, if its claim still holds; a row that stays the same is only looked at."""
+        if self._advanced.get(stage) == (epoch, position, state):
+            holds = connection.all("select 1 from correnteza_stages where name = ? and epoch = ?", stage, epoch)
+        else:
+            advance = "update correnteza_stages set position = ?, state = ? where name = ? and epoch = ? returning epoch"
+            holds = connection.all(advance, position, state, stage, epoch)
+        if not holds:
+            raise FencedError(f"{self.path}: stage {stage}: claim {epoch} is not the current one; another process runs it")
 
     def note_reader(self, log: str, reader: str, offset: int, keep_rows: int) -> None:
         """Remember how far a reader is; a new one is written down at once."""
