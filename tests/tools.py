@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 PATIENCE_S = 300.0
 """How long a test waits for what must come. A slow machine may need long, and a failure that comes late costs nothing."""
+_PAUSE = threading.Event()  # never set: waiting on it is a pause between two looks
 MISSING = Path(__file__).parents[1] / "build" / "missing"
 """What `make test` tried to get, in vain, by name."""
 
@@ -25,3 +29,14 @@ def absent(name: str, fix: str) -> NoReturn:
     if os.environ.get("CI") == "true" and not tried:
         pytest.fail(f"{name} is not there; {fix}; CI tests with it")
     pytest.skip(f"{name} is not there{', and could not be had' if tried else ''}; {fix}")
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until a condition holds; its value."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        _PAUSE.wait(0.02)
+    pytest.fail(f"waited {PATIENCE_S} s in vain: {what}")

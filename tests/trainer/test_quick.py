@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from tests.end_to_end.otlp import context_of
 from tests.test_tracing import Recorded
-from tests.tools import PATIENCE_S
+from tests.tools import PATIENCE_S, until
 
 from correnteza.errors import InputError
 from correnteza.trainer.predict import Predict
@@ -203,16 +203,14 @@ def test_a_record_that_cannot_be_answered_fails_alone() -> None:
 
 
 def test_above_the_bound_small_requests_are_refused_too() -> None:
-    with serving(max_in_flight=2) as (_, address), ExitStack() as stack:
+    with serving(max_in_flight=2) as (world, address), ExitStack() as stack:
         waiting = [stack.enter_context(connected(address)) for _ in range(3)]
         for connection, _ in waiting[:2]:
             connection.sendall(HEAD % 2)  # the body is still to come
+        until(lambda: world.app.outermost.in_flight == 2, "both heads")  # type: ignore[attr-defined]
         connection, answers = waiting[2]
-        while True:  # until both heads have arrived
-            connection.sendall(numbered(1))
-            if (status := read(answers)[0]) != 200:
-                break
-        assert status == 503
+        connection.sendall(numbered(1))
+        assert read(answers)[0] == 503
         waiting[0][0].sendall(b"{}")
         assert read(waiting[0][1])[0] == 200
         connection.sendall(numbered(1))

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 from tests.ports import free_ports
-from tests.tools import PATIENCE_S
+from tests.tools import PATIENCE_S, until
 
 from correnteza import cli, config, events
 from correnteza.children import REFUSED
@@ -35,7 +35,7 @@ from correnteza.web.requests import Requests
 
 from .test_pressure import connected, read
 from .test_quick import request
-from .test_service import TREE, Trainer, settings_in, until
+from .test_service import TREE, Trainer, settings_in
 
 CONNECTIONS = 8
 LOSS_S = 0.1

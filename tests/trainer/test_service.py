@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +23,7 @@ import requests
 import uvicorn
 from fastapi import FastAPI
 from tests.ports import free_ports
-from tests.tools import PATIENCE_S
+from tests.tools import PATIENCE_S, until
 
 from correnteza import config, events, stage
 from correnteza.codec import json_schema
@@ -47,7 +46,6 @@ from correnteza.trainer.registry import Meta, Registry, load_key, model_rows, pr
 from correnteza.trainer.training import Job, fit
 from correnteza.web import Service, create_app
 
-PATIENCE = threading.Event()  # never set: waiting on it is a pause between two looks
 TREE = {"estimator": "sklearn.tree.DecisionTreeRegressor", "params": {"max_leaf_nodes": 8}}
 
 
@@ -75,17 +73,6 @@ def served(app: FastAPI, service: Service, port: int = 0) -> Iterator[str]:
         service.stopping = server.should_exit = True
         thread.join(PATIENCE_S)
         service.stop()
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait until a condition holds; its value."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        PATIENCE.wait(0.02)
-    pytest.fail(f"waited {PATIENCE_S} s in vain: {what}")
 
 
 class Trainer:

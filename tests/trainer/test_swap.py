@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.tools import until
 
 from correnteza.log.memory import MemoryStore
 from correnteza.trainer import probe
 from correnteza.trainer.predictor import Predictor
 
-from .test_service import Trainer, made, served, until, version_of
+from .test_service import Trainer, made, served, version_of
 
 __all__ = ["made"]  # a fixture
 CONNECTIONS = 16

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import requests
 from tests.ports import free_ports
-from tests.tools import PATIENCE_S
+from tests.tools import PATIENCE_S, until
 
 from correnteza.client import Client
 from correnteza.errors import InputError
@@ -27,7 +27,7 @@ from correnteza.trainer.registry import Meta, Registry, load_key, model_rows, pr
 from correnteza.trainer.training import Job, fit
 
 from .remembering import settings_in
-from .test_service import TREE, served, until
+from .test_service import TREE, served
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = [
