@@ -34,6 +34,8 @@ SINGLE_POSTS = 2_000
 WARM_UP_POSTS = 300
 READ_ROWS = 10_000
 WAIT_S = 5.0
+STARTED_S, STARTING_PERCENT = 2.0, 20.0
+"""A service that used more of a core within so many seconds is still at its imports."""
 ARROW = "application/vnd.apache.arrow.stream"
 RECORD = {
     "event_time": "2026-01-31T12:00:00Z",
@@ -78,6 +80,7 @@ def main() -> None:
     seconds, idle_s = (5.0, 5.0) if arguments.quick else (arguments.seconds, arguments.idle)
     services = tuple(name for name in SERVICES if name not in arguments.without)
     with System(SETTINGS, services) as running:
+        wait_for(lambda: max(idle(running, STARTED_S).values()) < STARTING_PERCENT, 60, "the services to have started")
         before = idle(running, idle_s)
         alone_ms, times = uvloop.run(posts(arguments.rate, seconds))
         silence(running)

@@ -1,10 +1,11 @@
 """Latency and throughput of `POST /predict`: while retraining, alone, with malformed requests, with swaps, with batches.
 
 One server process, 16 connections, one record per request. First the demo flows at 100 records/s and every
-finished training is followed by the next at once. Then one more server (`correnteza server`) answers over
-the same data without a learner: alone; with every tenth request malformed; with another version put into service
-every second; and while one connection more sends batches of 10,000 records without pause. The load generator is a
-process of its own; its own limit is measured against a server that does nothing, and printed beside the result.
+finished training is followed by the next at once; then the same without any training. Then one more server
+(`correnteza server`) answers over the same data without a learner: alone; with every tenth request malformed; with
+another version put into service every second; and while one connection more sends batches of 10,000 records without
+pause. The load generator is a process of its own; its own limit is measured against a server that does nothing, and
+printed beside the result.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from correnteza.trainer.questions import Reader
 from system import PORT_BASE, PORTS, System, report, wait_for
 
 CONNECTIONS = 16
+NEVER_S = 1_000_000
+"""Seconds between trainings where there are to be none."""
 BATCH_ROWS = 10_000
 RECORD = {"job": "Engenheiro civil", "age": 37.0, "education_years": 16.0, "experience_years": 12.0, "weekly_hours": 40.0}
 MALFORMED = (
@@ -76,6 +79,9 @@ def main() -> None:
         found = [load(port, seconds) for _ in range(runs)]
         trained = newest(system) - before
         single = load(port, min(seconds, 5.0), connections=1)
+        system.restart("trainer", {"TRAINER__RETRAIN_EVERY_S": NEVER_S})
+        wait_for(lambda: level(system), 120, "the trainer to be level")
+        still = [load(port, seconds) for _ in range(runs)]
         with alone_on(system, port):
             alone, mixed = [], []
             for _ in range(runs):
@@ -87,18 +93,19 @@ def main() -> None:
             model_ms = model_alone_ms(system)
             with meanwhile(lambda: ask(port, *bodies()["columns"])) as large:
                 beside = [load(port, seconds) for _ in range(runs)]
-    if any(one["failures"] for one in (*found, *alone, *mixed, *swapped, *beside)):
-        raise SystemExit(f"requests failed: {found}, {alone}, {mixed}, {swapped}, {beside}")
+    if any(one["failures"] for one in (*found, *still, *alone, *mixed, *swapped, *beside)):
+        raise SystemExit(f"requests failed: {found}, {still}, {alone}, {mixed}, {swapped}, {beside}")
     if any(one["answers"] != 1 for one in (*alone, *mixed)):
         raise SystemExit(f"one version gave the same record several answers: {alone}, {mixed}")
     names = ("requests_per_s", "p50_ms", "p99_ms")
     figures = {name: median(found, name) for name in names}
     figures |= {"p50_ms_one_connection": round(single["p50_ms"], 3), "versions_trained": trained}
+    figures |= {"p99_ms_no_training": median(still, "p99_ms"), "requests_per_s_no_training": median(still, "requests_per_s")}
     figures |= {"p99_ms_alone": median(alone, "p99_ms"), "p99_ms_swaps": median(swapped, "p99_ms")}
     figures |= {"p99_ms_malformed": median(mixed, "p99_ms"), "requests_per_s_alone": median(alone, "requests_per_s")}
     figures |= {"p99_ms_beside_batches": median(beside, "p99_ms"), "model_ms_10000": round(model_ms, 1)}
     figures |= {f"batch_ms_{name}": round(ms, 1) for name, ms in batches.items()}
-    quiet = figures["p99_ms_alone"]
+    quiet, same = figures["p99_ms_alone"], figures["p99_ms_no_training"]
     report(
         "bench/predict.py",
         figures,
@@ -108,8 +115,10 @@ def main() -> None:
             f"median **{figures['requests_per_s']:,.0f} requests/s**, "
             f"p50 {figures['p50_ms']} ms, **p99 {figures['p99_ms']} ms**, no failed request",
             f"one connection: p50 {figures['p50_ms_one_connection']} ms",
-            f"without learner: {median(alone, 'requests_per_s'):,.0f} requests/s, p99 {quiet} ms; so retraining makes p99 "
-            f"{figures['p99_ms'] / quiet:.2f} times as long",
+            f"the same services and the same stream, but no training: {figures['requests_per_s_no_training']:,.0f} requests/s, "
+            f"p99 {same} ms; so retraining makes p99 {figures['p99_ms'] / same:.2f} times as long",
+            f"one server and nothing else: {median(alone, 'requests_per_s'):,.0f} requests/s, p99 {quiet} ms; so stream, "
+            f"learner and retraining together make p99 {figures['p99_ms'] / quiet:.2f} times as long",
             f"every tenth request malformed ({sum(one['refused'] for one in mixed):,} were refused): the good ones' answers "
             f"are the same, their p99 {figures['p99_ms_malformed']} ms, {figures['p99_ms_malformed'] / quiet:.2f} times that "
             "without",
@@ -127,6 +136,12 @@ def main() -> None:
 def median(found: Sequence[Mapping[str, float]], name: str) -> float:
     """The median of one figure over the runs."""
     return round(statistics.median(one[name] for one in found), 3)
+
+
+def level(system: System) -> bool:
+    """Whether the trainer answers, and has learned all that came."""
+    status = system.get("trainer", "/status")
+    return status is not None and status["ready"] and status.get("lag_rows", 1) == 0 and not status["training"]
 
 
 @contextmanager

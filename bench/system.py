@@ -44,12 +44,23 @@ class System:
 
     def __enter__(self) -> System:
         for name in self._services:
-            with (self.folder / f"{name}.log").open("wb") as log:
-                command = [sys.executable, "-m", "correnteza", name]
-                self.processes[name] = subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=log, stderr=log)
+            self._start(name, {})
         for name in self._services:
             wait_for(lambda: self._answers(name), 60, f"{name} to answer")  # noqa: B023 - called at once
         return self
+
+    def _start(self, name: str, settings: Mapping[str, object]) -> None:
+        environment = {**self.environment, **{f"CORRENTEZA_{key}": str(value) for key, value in settings.items()}}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", "correnteza", name]
+            self.processes[name] = subprocess.Popen(command, env=environment, cwd=self.folder, stdout=log, stderr=log)
+
+    def restart(self, name: str, settings: Mapping[str, object]) -> None:
+        """Stop a service and start it with other settings of its own."""
+        self.processes[name].terminate()
+        self.processes[name].wait(15)
+        self._start(name, settings)
+        wait_for(lambda: self._answers(name), 60, f"{name} to answer")
 
     def _answers(self, name: str) -> bool:
         """Whether our own service answers; raises RuntimeError when it has ended, as when another holds its port."""
