@@ -48,7 +48,7 @@ HELPS = 0.95
 """Share of the first expert's error that the local correction must stay below to count."""
 CARRIES = 0.75
 """Share of the error that a correction by the last errors must leave at most to be worth versions of its own."""
-LOCAL_PACE = 200
+LOCAL_PACE = 500
 """Such versions come this often while a window of rows passes, at most."""
 LOCAL_WINDOW_ROWS = 1500
 """Windows up to which they come."""
