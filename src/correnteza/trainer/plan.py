@@ -30,19 +30,19 @@ from correnteza.trainer.scores import Drag, Score
 
 TURNOVER = (0.6, 3.0)
 """Windows of new rows until all trees have been replaced: fewer where windows are small, and trees soon grown."""
-TURNOVER_ROWS = 2000
+TURNOVER_ROWS = 4000
 """Window in which it takes one window."""
 LEAST = 0.1
 """Share of the trees that a training replaces at least."""
 TICKS = 5
 """Trainings, at least, until all trees have been replaced: so each costs a fifth of a full one at most."""
-APART = 4
+APART = 6
 """Trainings, at least, while a window of rows passes."""
 GROWN = 2.0
 """A window of so many times the rows that an expert was built on has it built anew."""
 PACE = 160.0
 """Trees are grown after rows**1.5 / PACE new rows, where nothing else says when: after 6 at 100, after 69 at 500."""
-BESIDE = 120
+BESIDE = 250
 """Versions come at most so often while the largest window passes."""
 HELPS = 0.95
 """Share of the first expert's error that the local correction must stay below to count."""
@@ -145,7 +145,7 @@ def pace(rows: int) -> int:
     time per record from growing with the window.
 
     >>> pace(100), pace(1000), pace(12000)
-    (6, 120, 3000)
+    (6, 120, 2000)
     """
     return max(1, min(int(rows**1.5 / PACE), int(_turnover(rows) * rows / TICKS), rows // APART))
 
