@@ -23,7 +23,7 @@ SEGMENT_ROWS = 100_000
 RETENTION_ROWS = 80_000
 """Below the first point, so that retention is at work at all of them."""
 HORIZON_ROWS = 15_000
-"""Rows that wait for their outcome: the trainer holds twice as many back, beside its windows."""
+"""Rows that wait for their outcome: the trainer holds them back beside two windows, so both together stay below that."""
 PANEL = (300, 200)
 MARGIN = 46
 CURVES = {"us_per_record": "µs per record", "memory_mb": "memory of all processes, MB", "disk_mb": "databases, MB"}
@@ -68,9 +68,7 @@ def main() -> None:
 
 def measure(points: tuple[int, ...]) -> list[Point]:
     """All points, in one pipeline."""
-    settings = pipeline.settings(
-        RETENTION__ROWS=RETENTION_ROWS, RETENTION__EVERY_S=1, TRAINER__LABEL_HORIZON_ROWS=HORIZON_ROWS
-    )
+    settings = pipeline.settings(RETENTION__ROWS=RETENTION_ROWS, RETENTION__EVERY_S=1, TRAINER__LABEL_HORIZON_ROWS=HORIZON_ROWS)
     with System(settings, pipeline.SERVICES) as running:
         return [_point(running, records) for records in points]
 

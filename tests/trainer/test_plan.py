@@ -227,24 +227,25 @@ def test_a_retired_expert_is_kept_as_it_is_and_gets_its_weight_back_with_its_wor
     assert made.last.experts[1].weight > 0.99
 
 
-def test_of_many_worlds_the_last_ones_are_kept() -> None:
-    made = History(6)
-    for world in range(2, 8):
+def through(made: History, worlds: range) -> History:
+    """Let worlds follow each other, of which each is known by the expert of its number alone."""
+    for world in worlds:
         made.error = lambda number, world=world: 1.0 if number == world else 4.0  # type: ignore[misc]
         made.go_on(100, drift=True)
         made.go_on(plan.PROOF_ROWS)
         made.go_on(plan.PROOF_ROWS)
+    return made
+
+
+def test_of_many_worlds_the_last_ones_are_kept() -> None:
+    made = through(History(6), worlds=range(2, 8))
     numbers = [expert.number for expert in made.last.experts]
     assert numbers[0] == 7
     assert numbers[1:] == sorted(numbers[1:])[-plan.RETIRED :] == [5, 6][-plan.RETIRED :]
 
 
 def test_a_retired_expert_whose_world_is_back_is_not_let_go_for_newer_ones_that_are_worse() -> None:
-    made = History(6)
-    for world in range(2, 4):
-        made.error = lambda number, world=world: 1.0 if number == world else 4.0  # type: ignore[misc]
-        made.go_on(100, drift=True)
-        made.go_on(plan.PROOF_ROWS)
+    made = through(History(6), worlds=range(2, 4))
     made.error = lambda number: {1: 1.0, 4: 2.0}.get(number, 4.0)  # the first world again, and a rival that learns it anew
     made.go_on(100, drift=True)
     made.go_on(plan.PROOF_ROWS)
