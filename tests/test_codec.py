@@ -24,9 +24,9 @@ from correnteza.codec import (
     Decoded,
     arrow_stream,
     encode_rows,
-    json_schema,
     plain_values,
 )
+from correnteza.described import json_schema
 from correnteza.errors import InputError
 from correnteza.records import INTEGER_LIMIT, TEXT_LIMIT, Field, Schema
 from correnteza.validation import problems

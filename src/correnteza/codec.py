@@ -24,7 +24,7 @@ import pyarrow as pa
 from correnteza import validation
 from correnteza.errors import InputError, Problem
 from correnteza.ipc import EXPANSION, fitted, read_table
-from correnteza.records import ID, INTEGER_LIMIT, MAGNITUDE_LIMIT, TEXT_LIMIT, Field, Schema
+from correnteza.records import ID, INTEGER_LIMIT, TEXT_LIMIT, Field, Schema
 from correnteza.times import parse_times, time_of
 
 JSON = "application/json"
@@ -38,8 +38,6 @@ BAD_RECORDS = 10_000
 """Most invalid records in a JSON body; with more of them it is not worth while to name each."""
 ECHO = 100  # characters of a client's name that are sent back at most
 
-_ESCAPED_NUL = b"\\u0000"
-"""A NUL can only come in this way."""
 _UNFIT = "the columns of the Arrow stream do not fit the schema"
 _PATH = re.compile(r" - at `\$(?:\[\.\.\.\]|\[\d+\])?\.?([^`]*)`$")
 _Integer = Annotated[int, msgspec.Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
@@ -94,6 +92,7 @@ class Codec:
         self._one = msgspec.json.Decoder(self.record)
         self._many = msgspec.json.Decoder(list[self.record])  # type: ignore[name-defined]
         self._valid = msgspec.json.Decoder(_struct(schema, partial, validation.accepted, validation.ACCEPTED_ID))
+        self._numbers = [(f, a) for a, f in zip(self._attributes, schema.fields, strict=True) if f.numeric]
         self._times = [a for a, f in zip(self._attributes, schema.fields, strict=True) if f.kind == "timestamp"]
         self._row = pa.struct(list(self._raw))
         self._texts = [place for place, kind in enumerate(self._raw.types) if pa.types.is_string(kind)]
@@ -132,7 +131,7 @@ class Codec:
         [{'id': 'a', 'age': 3.0, 'y': None}]
         >>> codec.accept(b'{"age": -3}', JSON)
         """
-        if _media(content_type) != JSON or _ESCAPED_NUL in body:
+        if _media(content_type) != JSON or nul_in(body):
             return None
         try:
             record = self._valid.decode(body)
@@ -160,17 +159,26 @@ class Codec:
             values[place] = _text(values[place])
         return tuple(values)
 
-    def fault(self, item: Any) -> Problem | None:
-        """Why a single record cannot be one, found without columns; None where its values have to be looked at.
+    def faults(self, item: Any) -> list[Problem]:
+        """What is wrong with a single record, found without columns; nothing where `decode` must have a look.
 
         Args:
             item: a plain value from JSON.
+
+        >>> Codec(Schema((Field("age", "float", minimum=0),), target="y")).faults({"age": -3})
+        [Problem(index=0, field='age', reason='-3.0 is not within 0 and 1e+100')]
         """
         try:
-            msgspec.convert(item, self.record, strict=True)
+            record = msgspec.convert(item, self.record, strict=True)
         except (msgspec.ValidationError, OverflowError) as error:
-            return problem_of(0, str(error))
-        return None
+            return [problem_of(0, str(error))]
+        found = []
+        for field, attribute in self._numbers:
+            reason = validation.of_number(getattr(record, attribute), field)
+            if reason:
+                found.append(Problem(0, field.name, reason))
+                item = {**item, field.name: validation.limits(field)[0]}
+        return found if found and self.accept(msgspec.json.encode(item), JSON) else []
 
     def _fast(self, body: bytes, lines: bool) -> tuple[list[Any], bool]:
         if lines:
@@ -287,6 +295,11 @@ def _times(values: list[Any], name: str) -> tuple[pa.Array, list[Problem]]:
     return column, [Problem(int(i), name, f"{str(values[i])[:80]!r} {reason}") for i in np.flatnonzero(bad)]
 
 
+def nul_in(body: bytes) -> bool:
+    """Whether a body in JSON has the escape of a NUL, the only way in which one can come; mostly there is no escape at all."""
+    return b"\\" in body and b"\\u0000" in body
+
+
 def _refuse_empty(body: bytes) -> None:
     if not body or body.isspace():
         raise InputError("the body is empty; send at least one record", status=400)
@@ -340,54 +353,3 @@ def arrow_stream(batch: pa.RecordBatch) -> bytes:
 def encode_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Rows as plain values for `msgspec.json.encode`; times become ISO 8601 in it, missing values null."""
     return batch.to_pylist()  # type: ignore[no-any-return]
-
-
-def json_schema(columns: pa.Schema, title: str, fields: Sequence[Field] = ()) -> dict[str, Any]:
-    """A JSON Schema (2020-12) of rows.
-
-    Args:
-        columns: their Arrow schema.
-        title: what they are.
-        fields: where clients send the rows, the fields with their bounds.
-    """
-    known = {f.name: f for f in fields}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": title,
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {column.name: _property(column, known.get(column.name), bool(fields)) for column in columns},
-        "required": [f.name for f in fields],
-    }
-
-
-def example(schema: Schema) -> dict[str, Any]:
-    """A valid record without id and target, for documents.
-
-    >>> example(Schema((Field("age", "integer", maximum=0), Field("job", "category")), target="y"))
-    {'age': 0, 'job': 'a'}
-    """
-    values: dict[str, Any] = {"category": "a", "text": "some text", "timestamp": "2026-01-31T12:00:00Z"}
-    return {field.name: _near_one(field) if field.numeric else values[field.kind] for field in schema.fields}
-
-
-def _near_one(field: Field) -> float:
-    low, high = validation.limits(field)
-    number = min(max(1.0, low), high)
-    return int(number) if field.kind == "integer" else number
-
-
-def _property(column: pa.Field, field: Field | None, sent: bool) -> dict[str, Any]:
-    """A column; where clients send it, with the limits that hold for everything that is sent."""
-    null = [] if field is not None and field.required else ["null"]
-    if pa.types.is_timestamp(column.type):
-        return {"type": ["string", *null], "format": "date-time"}
-    if pa.types.is_string(column.type):
-        whole = ["integer"] if sent and (field is None or field.kind == "category") else []
-        limits = {"maxLength": ID_LIMIT if field is None else TEXT_LIMIT, "pattern": validation.WITHOUT_NUL}
-        return {"type": ["string", *whole, *null], **(limits if sent else {})}
-    kind = "integer" if pa.types.is_integer(column.type) else "number"
-    limit = INTEGER_LIMIT if kind == "integer" else MAGNITUDE_LIMIT
-    low, high = (field.minimum, field.maximum) if field else (None, None)
-    bounds = {"minimum": -limit if low is None else low, "maximum": limit if high is None else high}
-    return {"type": [kind, *null], **(bounds if sent else {})}

@@ -27,6 +27,7 @@ ACCEPTED_ID: Any = (
     Annotated[str, msgspec.Meta(max_length=ID_LIMIT)] | Annotated[int, msgspec.Meta(ge=-INTEGER_LIMIT, le=INTEGER_LIMIT)]
 )
 """The rules for an id as a type for msgspec; see `accepted`."""
+_REQUIRED = "is missing; a value is required"
 NUL = "\0"
 """SQLite's own functions and most C libraries end a text there, so it would not be the same text everywhere."""
 WITHOUT_NUL = "^[^\\u0000]*$"
@@ -60,7 +61,7 @@ def problems(batch: pa.RecordBatch, schema: Schema) -> list[Problem]:
 def _of_column(column: pa.Array, field: Field) -> Iterator[Problem]:
     if field.required and column.null_count:
         missing = column.is_null().to_numpy(zero_copy_only=False)
-        yield from _each(missing, field.name, "is missing; a value is required")
+        yield from _each(missing, field.name, _REQUIRED)
     if column.null_count == len(column):
         return
     if field.numeric:
@@ -80,7 +81,23 @@ def _of_numbers(column: pa.Array, field: Field) -> Iterator[Problem]:
     if not bad.any():
         return
     for index in np.flatnonzero(bad):
-        yield Problem(int(index), field.name, f"{values[index]!s} is not within {low:g} and {high:g}")
+        yield Problem(int(index), field.name, _outside(values[index], low, high))
+
+
+def of_number(value: float | None, field: Field) -> str:
+    """What `problems` says of one number of a numeric field; empty where it is valid.
+
+    >>> of_number(-1.0, Field("age", "float", minimum=0, maximum=120)), of_number(None, Field("age", "float"))
+    ('-1.0 is not within 0 and 120', '')
+    """
+    if value is None:
+        return _REQUIRED if field.required else ""
+    low, high = limits(field)
+    return "" if low <= value <= high else _outside(value, low, high)
+
+
+def _outside(value: Any, low: float, high: float) -> str:
+    return f"{value!s} is not within {low:g} and {high:g}"
 
 
 def _filled(column: pa.Array) -> npt.NDArray[Any]:

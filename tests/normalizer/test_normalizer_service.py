@@ -18,7 +18,7 @@ from tests.ports import free_ports
 from tests.tools import PATIENCE_S
 
 from correnteza import config, events
-from correnteza.codec import json_schema
+from correnteza.described import json_schema
 from correnteza.errors import ConfigError, LogUnavailableError
 from correnteza.listening import bind
 from correnteza.log.base import OwnedLog, Policy, Store

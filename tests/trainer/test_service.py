@@ -26,7 +26,7 @@ from tests.ports import free_ports
 from tests.tools import PATIENCE_S, until
 
 from correnteza import config, events, stage
-from correnteza.codec import json_schema
+from correnteza.described import json_schema
 from correnteza.events import Events
 from correnteza.features import SCALERS, Scaler
 from correnteza.log.base import Store

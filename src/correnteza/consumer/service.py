@@ -20,11 +20,12 @@ from starlette.responses import Response
 
 from correnteza import events
 from correnteza.client import Client
-from correnteza.codec import JSON, json_schema
+from correnteza.codec import JSON
 from correnteza.config import Settings
 from correnteza.consumer.asking import Ask, Asking, Waiting
 from correnteza.consumer.drawing import Draw, RandomRecords
 from correnteza.consumer.stage import REJECTED, RESULTS, ConsumerStage, Mode, State
+from correnteza.described import json_schema
 from correnteza.events import Events
 from correnteza.log.base import Store
 from correnteza.log.http import HttpLog

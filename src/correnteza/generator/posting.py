@@ -17,7 +17,8 @@ from anyio import to_thread
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from correnteza.codec import ARROW, ID_LIMIT, JSON, NDJSON, Codec, example, json_schema
+from correnteza.codec import ARROW, ID_LIMIT, JSON, NDJSON, Codec
+from correnteza.described import example, json_schema
 from correnteza.errors import InputError, Problem
 from correnteza.generator.posts import outcomes_post, records_post
 from correnteza.generator.receiver import Post, Receiver

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from correnteza import events
-from correnteza.codec import JSON, Codec, json_schema
+from correnteza.codec import JSON, Codec
 from correnteza.config import Settings
+from correnteza.described import json_schema
 from correnteza.errors import InputError
 from correnteza.events import Events
 from correnteza.generator import posting

@@ -19,8 +19,9 @@ from fastapi import APIRouter, FastAPI, Path
 from starlette.responses import Response
 
 from correnteza import events, lineages
-from correnteza.codec import JSON, json_schema
+from correnteza.codec import JSON
 from correnteza.config import Settings
+from correnteza.described import json_schema
 from correnteza.events import Events
 from correnteza.features import CATEGORIES, SCALERS
 from correnteza.lineages import Lineage

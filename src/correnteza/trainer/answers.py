@@ -48,6 +48,8 @@ PREDICTIONS = pa.schema(
 
 GROUP_S = 0.04
 """From the beginning of one commit to that of the next, at least; so no row waits longer for its commit to begin."""
+GATHER_S = 0.01
+"""From an answer to its commit, at least: storing a large answer would hold up the sending of the same one."""
 GROUP_ROWS = 5_000
 """Rows in one commit, unless a single answer has more."""
 RETRY_S = 0.2
@@ -151,7 +153,7 @@ class Answers:
         next_at = 0.0
         while not (self._stop.is_set() and not self._queue):
             self._something.wait(TOLD_EVERY_S)
-            self._stop.wait(max(0.0, next_at - time.monotonic()))
+            self._stop.wait(max(GATHER_S, next_at - time.monotonic()))
             self._something.clear()
             began = time.monotonic()
             stored = self._store_all()

@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from correnteza.codec import ARROW, JSON, NDJSON, example, json_schema
+from correnteza.codec import ARROW, JSON, NDJSON
+from correnteza.described import example, json_schema
 from correnteza.errors import NoModelError
 from correnteza.records import Schema
 from correnteza.tracing import current

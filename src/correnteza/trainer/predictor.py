@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ Floats = npt.NDArray[np.float64]
 
 ROWS_AT_ONCE = 1024
 """Rows in one run of a session, so that memory does not grow with the batch."""
+THREADS = 2
+"""That share the runs of a large batch."""
 
 
 OUTPUTS = ("prediction", "spread", "experts")
@@ -114,8 +118,16 @@ def _run(session: Any, names: Sequence[str], feed: Mapping[str, npt.NDArray[Any]
     if rows <= ROWS_AT_ONCE:
         answers: list[Floats] = session.run(names, feed)
         return answers
-    parts = [
-        session.run(names, {name: values[i : i + ROWS_AT_ONCE] for name, values in feed.items()})
-        for i in range(0, rows, ROWS_AT_ONCE)
-    ]
+
+    def some(start: int) -> list[Floats]:
+        part = {name: values[start : start + ROWS_AT_ONCE] for name, values in feed.items()}
+        return session.run(names, part)  # type: ignore[no-any-return]
+
+    parts = _threads().map(some, range(0, rows, ROWS_AT_ONCE))
     return [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """What runs the parts of large batches, beside each other: a part has the same answers wherever it runs."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="model")

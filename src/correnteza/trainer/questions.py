@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from correnteza import validation
-from correnteza.codec import ARROW, ECHO, JSON, NDJSON, Codec, plain_values
+from correnteza.codec import ARROW, ECHO, JSON, NDJSON, Codec, nul_in, plain_values
 from correnteza.errors import InputError, Problem
 from correnteza.features import Floats
 from correnteza.records import ID, Field, Schema
@@ -35,9 +35,6 @@ MAX_ROWS = 100_000
 _RAW, _RAWS = msgspec.json.Decoder(msgspec.Raw), msgspec.json.Decoder(list[msgspec.Raw])
 LIST = (b"[", b" ", b"\n", b"\t", b"\r")
 """What a body begins with that may be an array."""
-
-_ESCAPED_NUL = b"\\u0000"
-"""A NUL can only come in this way; texts with it are refused, and rare enough for the slow path to say so."""
 
 _ORDERS = 16
 """Orders of columns whose decoders are kept."""
@@ -119,7 +116,7 @@ class Reader:
         media = JSON if content_type is None else content_type.partition(";")[0].strip().lower()
         if len(body) > MAX_ROWS and media != ARROW:
             _refuse_more(self._count(body, media))
-        if media in (JSON, NDJSON) and _ESCAPED_NUL not in body:
+        if media in (JSON, NDJSON) and not nul_in(body):
             try:
                 if media == NDJSON:
                     return self._many_asked(self._one.decode_lines(body) or self._many.decode(b""))
@@ -147,7 +144,7 @@ class Reader:
     def record(self, body: bytes) -> Any | None:
         """The record of a body that is one JSON object, for `few`; None for any other, and for what `read` refuses."""
         try:
-            return None if _ESCAPED_NUL in body else self._one.decode(body)
+            return None if nul_in(body) else self._one.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return None
 
@@ -155,9 +152,9 @@ class Reader:
         """Raise what `read` raises for a body that `record` did not take, mostly at a small part of the cost."""
         values, single = plain_values(body, lines=False)
         if single and not (isinstance(values[0], dict) and "columns" in values[0]):
-            problem = self._codec.fault(values[0])
-            if problem is not None:
-                raise _refused([self._explained(problem)])
+            problems = self._codec.faults(values[0])
+            if problems:
+                raise _refused([self._explained(problem) for problem in problems])
         self.read(body, JSON)
 
     def few(self, records: Sequence[Any]) -> Question:
@@ -189,8 +186,7 @@ class Reader:
         for matrix, names in ((numbers, self._schema.numeric), (categories, self._schema.categories)):
             for place, name in enumerate(names):
                 if name in columns:
-                    values = columns[name]
-                    matrix[:, place] = values if matrix is numbers else [_text(value) for value in values]
+                    matrix[:, place] = columns[name] if matrix is numbers else _texts(columns[name])
         return Question(numbers, categories, _ids(ids), records, single=False)
 
     def _slowly(self, body: bytes, content_type: str | None) -> Question:
@@ -310,6 +306,11 @@ def _refused(problems: list[Problem]) -> InputError:
 
 def _text(value: str | int | None) -> str:
     return value if type(value) is str else "" if value is None else str(value)
+
+
+def _texts(values: Sequence[Any]) -> Sequence[str]:
+    """Texts of many, which mostly are texts already."""
+    return values if {*map(type, values)} == {str} else [_text(value) for value in values]
 
 
 def _id(value: str | int | None) -> str | None:

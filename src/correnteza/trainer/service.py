@@ -21,8 +21,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from correnteza import events, lineages
-from correnteza.codec import JSON, json_schema
+from correnteza.codec import JSON
 from correnteza.config import Settings, dumps
+from correnteza.described import json_schema
 from correnteza.errors import LogError, ServiceError, TamperedModelError
 from correnteza.events import Events
 from correnteza.log.base import OwnedLog, Store

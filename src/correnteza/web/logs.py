@@ -21,7 +21,8 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from correnteza.codec import ARROW, JSON, NDJSON, arrow_stream, encode_rows, json_schema
+from correnteza.codec import ARROW, JSON, NDJSON, arrow_stream, encode_rows
+from correnteza.described import json_schema
 from correnteza.errors import InputError
 from correnteza.log.base import LATEST, OwnedLog, Slice
 from correnteza.records import OFFSET, empty, with_offsets
