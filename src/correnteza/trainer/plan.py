@@ -189,9 +189,13 @@ def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score], bounds
     others = tuple(expert for expert in experts if expert not in (first, rival))
     if _proved(rival, first, scores):
         return (rival, *_remembered((*others, *_retired(first, rival, bounds)), scores))
-    if tested.rows >= TRIAL_ROWS:
-        return (first, *others)
-    return experts
+    return (first, *others) if tested.rows >= _trial_rows(rival) else experts
+
+
+def _trial_rows(rival: Expert) -> int:
+    """Tested rows after which a rival is dropped: one that was born with many rows has shown by their double what it can."""
+    born_with = rival.born - rival.start + 1
+    return born_with if 2 * born_with >= AFTERMATH_ROWS[0] else TRIAL_ROWS
 
 
 def _retired(first: Expert, rival: Expert, bounds: Bounds) -> tuple[Expert, ...]:
