@@ -331,6 +331,16 @@ def test_where_a_line_helps_it_goes_first_and_where_it_does_not_there_is_none() 
     assert not fitted(x, steps, 2).members[0].linear.slopes.any()
 
 
+def test_a_line_is_bent_where_that_helps_and_the_graph_bends_it_too() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(400, 2))
+    mixture = fitted(x, 3 * x[:, 0] + 5 * x[:, 1] ** 2 + 0.1 * rng.normal(size=400), 2)
+    assert mixture.members[0].linear.curves.any()
+    schema = Schema(SCHEMA.fields[:2], SCHEMA.target)
+    answers = Predictor(onnx.export(mixture, SCALER, {}, schema, x)).answers(SCALER.restore(x), np.empty((400, 0), object))
+    np.testing.assert_allclose(answers.prediction, mixture.predict(x), rtol=1e-9)
+
+
 # The graph
 
 

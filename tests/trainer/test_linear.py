@@ -60,16 +60,37 @@ def test_without_categories_it_is_scikit_learns_ridge() -> None:
 ANYTHING = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
 
-@given(features=hnp.arrays(np.float64, (5, 3), elements=ANYTHING), seed=st.integers(0, 50))
+@given(features=hnp.arrays(np.float64, (5, 3), elements=ANYTHING), seed=st.integers(0, 50), curved=st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_its_answers_are_bounded_whatever_the_row(features: Floats, seed: int) -> None:
-    """No row, however far off, gets more than the best or less than the worst corner of the range that was seen."""
-    part = linear.fit(*rows(seed), 2)
-    corners = np.array([list(c) for c in product(*zip(part.low[0], part.high[0], strict=True), [*range(CODES), np.nan])])
+def test_its_answers_are_bounded_whatever_the_row(features: Floats, seed: int, curved: bool) -> None:
+    """No row, however far off, gets more than the best or less than the worst place in the range that was seen."""
+    part = linear.fit(*rows(seed), 2, curved)
+    with np.errstate(all="ignore"):
+        turns = np.clip(np.nan_to_num(-part.slopes / (2 * part.curves)), part.low, part.high)  # of the parabolas
+    places = zip(part.low[0], part.high[0], turns[0], strict=True)
+    corners = np.array([list(c) for c in product(*places, [*range(CODES), np.nan])])
     said = part.predict(corners)[:, 0]
     found = part.predict(features)[:, 0]
     assert np.all(found >= said.min() - 1e-9)
     assert np.all(found <= said.max() + 1e-9)
+
+
+def test_with_squares_it_finds_a_parabola_and_as_much_beside_other_fields_as_alone() -> None:
+    features, targets = rows(6)
+    bowl = 7.0 * (features[:, 0] - 0.4) ** 2
+    bent, straight = (linear.fit(features, targets + bowl, 2, curved).predict(features)[:, 0] for curved in (True, False))
+    line = linear.fit(features, targets, 2).predict(features)[:, 0]
+    assert np.abs(bent - line - bowl).mean() < 0.1 * np.abs(straight - line - bowl).mean()
+
+
+@pytest.mark.parametrize("far", ["a rare large value", "a mean far from 0"])
+def test_a_number_whose_square_cannot_be_trusted_has_no_curve(far: str) -> None:
+    features, targets = rows(7)
+    features[:, 0] = features[:, 0] + 1e7 if far == "a mean far from 0" else features[:, 0]
+    features[3, 0] = 1e6 if far == "a rare large value" else features[3, 0]
+    part = linear.fit(features, targets, 2, curved=True)
+    assert part.curves[0, 0] == 0.0
+    assert part.curves[0, 1] != 0.0
 
 
 def test_a_number_counts_as_far_as_the_rows_went_and_a_tenth_of_their_range_beyond() -> None:
@@ -121,18 +142,19 @@ HARD = st.one_of(
     numbers=hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=HARD),
     unit=st.sampled_from([0.0, 1e-300, 1.0, 1e200]),
     seed=st.integers(0, 1000),
+    curved=st.booleans(),
 )
-@example(numbers=np.full((1, 1), np.nan), unit=1.0, seed=0)
-@example(numbers=np.full((5, 2), np.nan), unit=1.0, seed=0)
-@example(numbers=np.full((5, 2), 3.0), unit=1e200, seed=0)
+@example(numbers=np.full((1, 1), np.nan), unit=1.0, seed=0, curved=True)
+@example(numbers=np.full((5, 2), np.nan), unit=1.0, seed=0, curved=True)
+@example(numbers=np.full((5, 2), 3.0), unit=1e200, seed=0, curved=True)
 @settings(max_examples=300, deadline=None)
-def test_any_columns_and_any_unit_give_finite_answers(numbers: Floats, unit: float, seed: int) -> None:
+def test_any_columns_and_any_unit_give_finite_answers(numbers: Floats, unit: float, seed: int, curved: bool) -> None:
     """Constant and all-missing columns, one row, values of 1e15 deviations beside tiny ones."""
     count = len(numbers)
     codes = np.random.default_rng(seed).choice([0.0, 1.0, 2.0, np.nan], count)
     targets = unit * np.random.default_rng(seed).normal(size=count)
     features = np.column_stack([numbers, codes])
-    said = linear.fit(features, targets, numbers.shape[1]).predict(features)
+    said = linear.fit(features, targets, numbers.shape[1], curved).predict(features)
     assert said.shape == (count, 1)
     assert np.isfinite(said).all()
 

@@ -130,20 +130,13 @@ def test_nobody_is_trusted_before_the_test_and_nobody_takes_over_without_proof(
             assert all(e.retired for e in kept)
 
 
-def test_the_newest_half_of_a_new_world_is_tried_by_itself_and_the_whole_is_not_kept_when_that_wins() -> None:
-    """A change that came little by little leaves rows of both worlds in the window; nothing is lost with it."""
-    made = History(4, replace(BOUNDS, window_rows=20_000))
-    made.go_on(4000)
-    made.go_on(40, drift=True)
-    made.scores |= {1: Score(500, 300.0, 30.0), 2: Score(500, 30.0, 30.0)}
-    taken = plan.plan(made.last, made.last.at + 400, 1, made.scores, made.bounds)
-    assert [e.number for e in taken.experts] == [2, 1]
-    later = plan.plan(taken, taken.at + 1600, 1, {}, made.bounds)
-    first, aftermath = later.experts[0], later.experts[-1]
-    assert not aftermath.retired
-    assert aftermath.start - first.start == (later.at - first.start + 2) // 2
-    won = plan.plan(later, later.at + 100, 1, {2: Score(500, 90.0, 30.0), 3: Score(500, 30.0, 30.0)}, made.bounds)
-    assert [e.number for e in won.experts] == [3, 1]
+def test_an_expert_is_not_kept_when_most_of_what_it_knew_is_the_world_of_the_rival_that_won() -> None:
+    """Little of another world is lost with it, and it would only answer as the rival does."""
+    alone = plan.plan(None, 1000, 1, {}, BOUNDS)
+    scores = {1: Score(500, 90.0, 30.0), 2: Score(500, 30.0, 30.0)}
+    for changed, left in ((400, [2]), (600, [2, 1])):
+        tried = plan.plan(alone, 1000, 1, {}, BOUNDS, changed)
+        assert [e.number for e in plan.plan(tried, 1500, 1, scores, BOUNDS).experts] == left
 
 
 def test_another_seed_gives_other_trees_of_the_same_rows() -> None:

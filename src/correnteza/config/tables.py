@@ -212,7 +212,7 @@ class Trainer(Section):
 
     estimator: str = Field("sklearn.ensemble.RandomForestRegressor", description="Import path of a scikit-learn regressor.")
     params: dict[str, Any] = Field(
-        default_factory=lambda: {"n_estimators": 20, "min_samples_leaf": 3}, description="Its parameters."
+        default_factory=lambda: {"n_estimators": 15, "min_samples_leaf": 3}, description="Its parameters."
     )
     seed: int = Field(1, ge=0, lt=2**31, description="Seed of its random_state.")
     policy: Literal["auto", "adaptive", "plain"] = Field(
@@ -220,7 +220,7 @@ class Trainer(Section):
         description="adaptive: grow a few trees at a time, and follow drift; plain: fit the estimator anew; auto: as it can.",
     )
     window_rows: int = Field(20_000, ge=10, le=10_000_000, description="Labelled rows that the model is trained on.")
-    min_rows: int = Field(20, ge=2, description="Labelled rows before the first training.")
+    min_rows: int = Field(10, ge=2, description="Labelled rows before the first training.")
     retrain_every_s: float | None = Field(
         1.0, ge=0, description="Seconds from the start of one training to the next; 0: without pause; unset with rows."
     )

@@ -2,7 +2,8 @@
 
     prediction = sum over experts of weight * (line + mean of the trees)
 
-An expert's line is the one of three that helps its trees most: none, a ridge regression, or the last known target as it is.
+An expert's line is the one of four that helps its trees most: none, a ridge regression, one with squares, or the last
+known target as it is.
 Its trees go on learning (`leaves`): when a cohort is grown, the trees before it take the rows that are new since then
 into their leaves.
 
@@ -235,7 +236,7 @@ class Mixture:
     def _local(self, intercept: float, slopes: Floats) -> Linear:
         """The local correction on top of the first expert's linear part."""
         first, count = self.members[0].linear, self.n_numeric
-        return Linear(first.low, first.high, first.intercepts + intercept, first.slopes + slopes[None, :count], first.effects)
+        return replace(first, intercepts=first.intercepts + intercept, slopes=first.slopes + slopes[None, :count])
 
 
 def build(recipe: Recipe, rows: Rows, estimator: str, params: Mapping[str, Any], memo: Memo, threads: int = 1) -> Mixture:
@@ -289,6 +290,7 @@ class _Builder:
         numbers, carried = self.rows.n_numeric, self.rows.carried
         lines: dict[str, Callable[[Any], Linear]] = {"none": lambda rows: linear.none(features[rows], numbers)}
         lines["ridge"] = lambda rows: linear.fit(features[rows], targets[rows], numbers)
+        lines["curved"] = lambda rows: linear.fit(features[rows], targets[rows], numbers, curved=True)
         if carried is not None and not expert.plain:
             lines["carried"] = lambda rows: linear.carry(features[rows], numbers, carried)
         return lines

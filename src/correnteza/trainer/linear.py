@@ -1,13 +1,13 @@
 """The linear part of an expert: ridge regression on numbers and categories.
 
 A forest is a step function: it spends most of its leaves on what a line says in one number, and says
-nothing beyond the rows that it has seen. So a line goes first, and the trees learn what it leaves.
+nothing beyond the rows that it has seen. So a line goes first, which may be bent, and the trees learn what it leaves.
 
 Invariants:
 - Its answer is bounded: each number counts as far as the range of the rows that it was fitted on, and
   a tenth of that range beyond. Missing values count as 0, which is the mean; unknown categories as none.
-- The answer is `intercept + sum(clipped(features) * slopes) + effect of each category`, so a few of them are
-  computed at once (`joined`), in NumPy and in ONNX alike, and each as if it were alone.
+- The answer is `intercept + sum(x * (slopes + curves * x)) + effect of each category` with the clipped numbers x, so a few
+  of them are computed at once (`joined`), in NumPy and in ONNX alike, and each as if it were alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from correnteza.trainer.estimators import FEATURE_LIMIT
 PENALTY = 1.0
 """Of squared coefficients; the numbers are standardised, so it is worth one row."""
 BEYOND = 0.1
+CURVED_WITHIN = 6.0
+"""Deviations from its mean within which all of a number must lie to have a curve: squares of rare large values would rule."""
+CURVED_OFF = 1e3
+"""Deviations from 0, at most, at which the mean of such a number lies: beyond, its square has too few digits left."""
 MOST_CODES = 200
 """Categories with an effect of their own; rarer ones come later and count as none."""
 
@@ -36,6 +40,7 @@ class Linear:
         high: largest, shape [parts, numbers].
         intercepts: shape [parts].
         slopes: shape [parts, numbers].
+        curves: of the squares of the numbers, shape [parts, numbers].
         effects: per category field the effect of each code, shape [codes, parts].
     """
 
@@ -43,6 +48,7 @@ class Linear:
     high: Floats
     intercepts: Floats
     slopes: Floats
+    curves: Floats
     effects: tuple[Floats, ...]
 
     def predict(self, features: Floats) -> Floats:
@@ -53,7 +59,8 @@ class Linear:
         """
         count = self.slopes.shape[1]
         numbers = np.nan_to_num(features[:, :count], nan=0.0)[:, None, :]
-        answer: Floats = (np.clip(numbers, self.low, self.high) * self.slopes).sum(axis=2) + self.intercepts
+        within = np.clip(numbers, self.low, self.high)
+        answer: Floats = (within * (self.slopes + self.curves * within)).sum(axis=2) + self.intercepts
         for place, effects in enumerate(self.effects):
             answer += effects[indices(features[:, count + place], len(effects))]
         return answer
@@ -73,7 +80,8 @@ def none(features: Floats, numbers: int) -> Linear:
         numbers: how many of the leading columns are numbers.
     """
     low, high = _range(_numbers(features, numbers, FEATURE_LIMIT))
-    return Linear(low, high, np.zeros(1), np.zeros((1, numbers)), (np.zeros((1, 1)),) * (features.shape[1] - numbers))
+    effects = (np.zeros((1, 1)),) * (features.shape[1] - numbers)
+    return Linear(low, high, np.zeros(1), np.zeros((1, numbers)), np.zeros((1, numbers)), effects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,28 +113,41 @@ def carry(features: Floats, numbers: int, carried: Carried) -> Linear:
     return replace(part, intercepts=np.array([carried.mean]))
 
 
-def fit(features: Floats, targets: Floats, numbers: int) -> Linear:
+def fit(features: Floats, targets: Floats, numbers: int, curved: bool = False) -> Linear:
     """A linear part by ridge regression (Hoerl and Kennard, Technometrics 12, 1970).
 
     Args:
         features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
         targets: in the target's unit, finite, shape [rows].
         numbers: how many of the leading columns are numbers.
+        curved: whether the squares of the numbers are taken, too (Box and Wilson, J. Royal Stat. Soc. B 13, 1951).
     """
     values = _numbers(features, numbers, FEATURE_LIMIT)
-    centre, scale = values.mean(axis=0), values.std(axis=0)
-    steady = np.where(scale > 1e-9 * np.maximum(np.abs(centre), 1.0), scale, np.inf)  # a constant column has no slope
+    lines, centre, scale = _standardised(values)
     tables = [_table(features[:, place]) for place in range(numbers, features.shape[1])]
-    design = np.hstack([(values - centre) / steady, *(rows for rows, _ in tables)])
+    bent = (np.abs(lines).max(axis=0) <= CURVED_WITHIN) & (np.abs(centre) <= CURVED_OFF * scale)
+    squares, middle, spread = _standardised(np.where(bent, lines**2, 0.0))
+    design = np.hstack([lines, *([squares] if curved else []), *(rows for rows, _ in tables)])
     mean = float(targets.mean())
     size = float(np.abs(targets - mean).max()) or 1.0  # keeps the sums finite whatever the unit
-    weights = np.linalg.solve(design.T @ design + PENALTY * np.eye(design.shape[1]), design.T @ ((targets - mean) / size))
-    slopes = weights[:numbers] / steady * size
-    effects, place = [], numbers
+    weights = (
+        np.linalg.solve(design.T @ design + PENALTY * np.eye(design.shape[1]), design.T @ ((targets - mean) / size)) * size
+    )
+    curves = weights[numbers : 2 * numbers] / spread if curved else np.zeros(numbers)
+    intercept = mean - centre / scale @ weights[:numbers] + ((centre / scale) ** 2 - middle) @ curves
+    slopes, curves = weights[:numbers] / scale - 2.0 * centre / scale**2 * curves, curves / scale**2
+    effects, place = [], design.shape[1] - sum(codes for _, codes in tables)
     for _, codes in tables:
-        effects.append(np.append(weights[place : place + codes] * size, 0.0)[:, None])
+        effects.append(np.append(weights[place : place + codes], 0.0)[:, None])
         place += codes
-    return Linear(*_range(values), np.array([mean - centre @ slopes]), slopes[None, :], tuple(effects))
+    return Linear(*_range(values), np.array([intercept]), slopes[None, :], curves[None, :], tuple(effects))
+
+
+def _standardised(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Columns about 0 with a deviation of 1, their means, and what they were divided by: infinity for a constant column."""
+    centre, scale = values.mean(axis=0), values.std(axis=0)
+    steady = np.where(scale > 1e-9 * np.maximum(np.abs(centre), 1.0), scale, np.inf)
+    return (values - centre) / steady, centre, steady
 
 
 LOCAL_ROWS = 10
@@ -179,6 +200,7 @@ def joined(parts: Sequence[Linear]) -> Linear:
         np.vstack([part.high for part in parts]),
         np.concatenate([part.intercepts for part in parts]),
         np.vstack([part.slopes for part in parts]),
+        np.vstack([part.curves for part in parts]),
         tuple(np.hstack([_padded(part.effects[i], size) for part in parts]) for i, size in enumerate(sizes)),
     )
 

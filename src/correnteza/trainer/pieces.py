@@ -75,6 +75,7 @@ def lines(part: Linear, numbers: int) -> Part:
             numpy_helper.from_array(part.low[None], "low"),
             numpy_helper.from_array(part.high[None], "high"),
             numpy_helper.from_array(part.slopes[None], "slopes"),
+            numpy_helper.from_array(part.curves[None], "curves"),
             numpy_helper.from_array(np.array([1]), "parts_axis"),
         ]
         nodes += [
@@ -84,7 +85,9 @@ def lines(part: Linear, numbers: int) -> Part:
             helper.make_node("Unsqueeze", ["all_numbers", "parts_axis"], ["each_part"]),
             helper.make_node("Max", ["each_part", "low"], ["raised"]),
             helper.make_node("Min", ["raised", "high"], ["within"]),
-            helper.make_node("Mul", ["within", "slopes"], ["sloped"]),
+            helper.make_node("Mul", ["within", "curves"], ["curved"]),
+            helper.make_node("Add", ["curved", "slopes"], ["steepness"]),
+            helper.make_node("Mul", ["within", "steepness"], ["sloped"]),
             *column_sum("sloped", numbers, axis=2, result="line_of_columns"),
             helper.make_node("Squeeze", ["line_of_columns", "last_axis"], ["line"]),
         ]

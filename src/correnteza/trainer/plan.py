@@ -30,19 +30,19 @@ from correnteza.trainer.scores import Drag, Score
 
 TURNOVER = (0.6, 3.0)
 """Windows of new rows until all trees have been replaced: fewer where windows are small, and trees soon grown."""
-TURNOVER_ROWS = 4000
+TURNOVER_ROWS = 2000
 """Window in which it takes one window."""
 LEAST = 0.1
 """Share of the trees that a training replaces at least."""
 TICKS = 5
 """Trainings, at least, until all trees have been replaced: so each costs a fifth of a full one at most."""
-APART = 6
+APART = 4
 """Trainings, at least, while a window of rows passes."""
 GROWN = 2.0
 """A window of so many times the rows that an expert was built on has it built anew."""
 PACE = 160.0
 """Trees are grown after rows**1.5 / PACE new rows, where nothing else says when: after 6 at 100, after 69 at 500."""
-BESIDE = 250
+BESIDE = 120
 """Versions come at most so often while the largest window passes."""
 HELPS = 0.95
 """Share of the first expert's error that the local correction must stay below to count."""
@@ -60,9 +60,6 @@ PROOF = 0.97
 """Share of the first expert's error that a rival must stay below to take over."""
 TRIAL_ROWS = 4000
 """Tested rows after which a rival that has not taken over is dropped."""
-AFTERMATH_ROWS = (1500, 6000)
-"""Rows of a new world, between which the newest half of them is tried by itself whenever the window is built anew: a change
-that came little by little leaves rows of both worlds in the window."""
 RETIRED = 2
 """Retired experts that are kept."""
 RETIRED_SHARE = 4
@@ -120,9 +117,8 @@ def plan(
         return Recipe(at, scaler_version, experts, next_number=number + len(experts))
     experts = _succession(parent.experts, scores, bounds)
     number = parent.next_number
-    since = _aftermath(experts[0], at) if changed is None else changed
-    if since is not None and not _rival(experts):
-        start = max(experts[0].start, min(since, at - RIVAL_ROWS + 1))
+    if changed is not None and not _rival(experts):
+        start = max(experts[0].start, min(changed, at - RIVAL_ROWS + 1))
         rival = Expert(number, start, at, 0.0, Base(1, 1, 0), (), plain=experts[0].plain)
         experts, number = (*experts, rival), number + 1
     experts = tuple(expert if expert.retired else _renewed(expert, at, bounds) for expert in experts)
@@ -189,13 +185,7 @@ def _succession(experts: tuple[Expert, ...], scores: Mapping[int, Score], bounds
     others = tuple(expert for expert in experts if expert not in (first, rival))
     if _proved(rival, first, scores):
         return (rival, *_remembered((*others, *_retired(first, rival, bounds)), scores))
-    return (first, *others) if tested.rows >= _trial_rows(rival) else experts
-
-
-def _trial_rows(rival: Expert) -> int:
-    """Tested rows after which a rival is dropped: one that was born with many rows has shown by their double what it can."""
-    born_with = rival.born - rival.start + 1
-    return born_with if 2 * born_with >= AFTERMATH_ROWS[0] else TRIAL_ROWS
+    return (first, *others) if tested.rows >= TRIAL_ROWS else experts
 
 
 def _retired(first: Expert, rival: Expert, bounds: Bounds) -> tuple[Expert, ...]:
@@ -234,13 +224,6 @@ def _proved(rival: Expert, first: Expert, scores: Mapping[int, Score]) -> bool:
     if rival.plain != first.plain:
         return mine.rows >= TRIAL_ROWS and mine.overall < PROOF * other.overall
     return mine.rows >= PROOF_ROWS and mine.mean < PROOF * other.mean
-
-
-def _aftermath(first: Expert, at: int) -> int | None:
-    """From which row on the newest half of a new world is to be tried by itself; None where it is not."""
-    rows, (least, most) = at - first.start + 1, AFTERMATH_ROWS
-    anew = rows >= GROWN * first.base.rows
-    return at - rows // 2 + 1 if first.start > 1 and anew and least <= rows <= most else None
 
 
 def _rival(experts: tuple[Expert, ...]) -> Expert | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Flags = npt.NDArray[np.bool_]
 
+SQUARED = math.sqrt(2.0)
+"""Deviation of the square of a standard normal number."""
 SPREAD_ROWS = 20
 """Rows, at least, whose deviation is taken for how far targets lie apart."""
 
@@ -181,7 +183,7 @@ def _deviations(tree: Any) -> Floats:
 def hidden(mixture: Mixture, trees: int) -> tuple[Floats, float]:
     """How much each field has the answers differ: their deviation that is unknown where the field is missing.
 
-    In the linear part it is that of slope times number, or that of the categories' effects; in a tree, that between the
+    In the linear part it is that of what it makes of a number, or that of the categories' effects; in a tree, that between the
     two sides of the splits on the field.
 
     Args:
@@ -195,7 +197,7 @@ def hidden(mixture: Mixture, trees: int) -> tuple[Floats, float]:
     heaviest, chosen = _heaviest(mixture, trees)
     part = heaviest.linear
     effects = [float(np.std(table[:-1, 0])) if len(table) > 1 else 0.0 for table in part.effects]
-    in_lines = np.array([*np.abs(part.slopes[0]), *effects])
+    in_lines = np.array([*np.hypot(part.slopes[0], SQUARED * part.curves[0]), *effects])
     size = max(float(np.abs(tree.value).max()) for tree in chosen) or 1.0  # keeps the squares finite
     in_trees = [_between_sides(tree, len(in_lines), size) for tree in chosen]
     found: Floats = np.hypot(in_lines, np.sqrt(np.mean(in_trees, axis=0)) * size)
