@@ -25,6 +25,7 @@ source = "none"
 [trainer]
 params = {{ n_estimators = 3, min_samples_leaf = 5 }}
 policy = "plain"
+min_rows = 20
 retrain_every_rows = 40
 """
 POST, ASKED, LARGE = context_of(0xA), context_of(0xB), context_of(0xE)

@@ -141,7 +141,7 @@ def pace(rows: int) -> int:
     time per record from growing with the window.
 
     >>> pace(100), pace(1000), pace(12000)
-    (6, 120, 2000)
+    (6, 120, 3000)
     """
     return max(1, min(int(rows**1.5 / PACE), int(_turnover(rows) * rows / TICKS), rows // APART))
 
