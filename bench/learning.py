@@ -41,7 +41,7 @@ TITLES = {
 }
 GOALS = {"gra": 1.30, "lea": 1.27, "gsg": 1.50, "planes2d": 0.83, "mv": 0.12}
 OURS = ("mae", "rmse", "records_per_s", "coverage", "coverage_min", "coverage_max", "peak_memory_mb", "recovery_rows")
-COUNTS = ("ticks", "versions", "drifts", "unscored_rows")
+COUNTS = ("ticks", "versions", "drifts", "unscored_rows", "start_s")
 DIGITS = {"mae": 4, "rmse": 4, "records_per_s": 0, "coverage": 4, "coverage_min": 4, "coverage_max": 4, "peak_memory_mb": 0}
 HEADS = ("learner", "records", "MAE", "RMSE", "records/s", "peak memory, MB", "coverage", "recovery, records")
 
