@@ -341,6 +341,21 @@ def test_a_line_is_bent_where_that_helps_and_the_graph_bends_it_too() -> None:
     np.testing.assert_allclose(answers.prediction, mixture.predict(x), rtol=1e-9)
 
 
+def test_a_missing_number_says_what_it_says_on_average_also_where_the_line_is_bent() -> None:
+    """At 0, which is its mean, a parabola says something else than on average."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(600, 2))
+    mixture = fitted(x, 3 * x[:, 0] + 5 * x[:, 1] ** 2 + 0.1 * rng.normal(size=600), 2)
+    assert mixture.members[0].linear.curves[0, 1] > 4
+    without = np.column_stack([x[:, 0], np.full(600, np.nan)])
+    assert np.abs(mixture.predict(without) - (3 * x[:, 0] + 5)).mean() < 1
+    schema = Schema(SCHEMA.fields[:2], SCHEMA.target)
+    answers = Predictor(onnx.export(mixture, SCALER, {}, schema, x)).answers(
+        SCALER.restore(without), np.empty((600, 0), object)
+    )
+    np.testing.assert_allclose(answers.prediction, mixture.predict(without), rtol=1e-9)
+
+
 # The graph
 
 

@@ -5,7 +5,8 @@ nothing beyond the rows that it has seen. So a line goes first, which may be ben
 
 Invariants:
 - Its answer is bounded: each number counts as far as the range of the rows that it was fitted on, and
-  a tenth of that range beyond. Missing values count as 0, which is the mean; unknown categories as none.
+  a tenth of that range beyond. A missing number counts as 0, which is the mean, and where there are curves as what it
+  says on average, which is something else; unknown categories count as none.
 - The answer is `intercept + sum(x * (slopes + curves * x)) + effect of each category` with the clipped numbers x, so a few
   of them are computed at once (`joined`), in NumPy and in ONNX alike, and each as if it were alone.
 """
@@ -41,6 +42,7 @@ class Linear:
         intercepts: shape [parts].
         slopes: shape [parts, numbers].
         curves: of the squares of the numbers, shape [parts, numbers].
+        absent: what a missing number says more than a 0, in the target's unit, shape [parts, numbers].
         effects: per category field the effect of each code, shape [codes, parts].
     """
 
@@ -49,6 +51,7 @@ class Linear:
     intercepts: Floats
     slopes: Floats
     curves: Floats
+    absent: Floats
     effects: tuple[Floats, ...]
 
     def predict(self, features: Floats) -> Floats:
@@ -58,9 +61,10 @@ class Linear:
             features: standardised numbers, then category codes; NaN is missing; shape [rows, features].
         """
         count = self.slopes.shape[1]
-        numbers = np.nan_to_num(features[:, :count], nan=0.0)[:, None, :]
-        within = np.clip(numbers, self.low, self.high)
-        answer: Floats = (within * (self.slopes + self.curves * within)).sum(axis=2) + self.intercepts
+        numbers = features[:, None, :count]
+        within = np.clip(np.nan_to_num(numbers, nan=0.0), self.low, self.high)
+        said = within * (self.slopes + self.curves * within) + np.where(np.isnan(numbers), self.absent, 0.0)
+        answer: Floats = said.sum(axis=2) + self.intercepts
         for place, effects in enumerate(self.effects):
             answer += effects[indices(features[:, count + place], len(effects))]
         return answer
@@ -81,7 +85,8 @@ def none(features: Floats, numbers: int) -> Linear:
     """
     low, high = _range(_numbers(features, numbers, FEATURE_LIMIT))
     effects = (np.zeros((1, 1)),) * (features.shape[1] - numbers)
-    return Linear(low, high, np.zeros(1), np.zeros((1, numbers)), np.zeros((1, numbers)), effects)
+    nothing = np.zeros((1, numbers))
+    return Linear(low, high, np.zeros(1), nothing, nothing.copy(), nothing.copy(), effects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +130,16 @@ def fit(features: Floats, targets: Floats, numbers: int, curved: bool = False) -
     values = _numbers(features, numbers, FEATURE_LIMIT)
     lines, centre, scale = _standardised(values)
     tables = [_table(features[:, place]) for place in range(numbers, features.shape[1])]
-    bent = (np.abs(lines).max(axis=0) <= CURVED_WITHIN) & (np.abs(centre) <= CURVED_OFF * scale)
-    squares, middle, spread = _standardised(np.where(bent, lines**2, 0.0))
-    design = np.hstack([lines, *([squares] if curved else []), *(rows for rows, _ in tables)])
+    columns, middle, spread = [lines], np.zeros(numbers), np.full(numbers, np.inf)
+    if curved:
+        bent = (np.abs(lines).max(axis=0) <= CURVED_WITHIN) & (np.abs(centre) <= CURVED_OFF * scale)
+        squares, middle, spread = _standardised(np.where(bent, lines**2, 0.0))
+        columns = [np.where(np.isnan(features[:, :numbers]), 0.0, each) for each in (lines, squares)]  # as `absent` says
+    design = np.hstack([*columns, *(rows for rows, _ in tables)])
     mean = float(targets.mean())
     size = float(np.abs(targets - mean).max()) or 1.0  # keeps the sums finite whatever the unit
-    weights = (
-        np.linalg.solve(design.T @ design + PENALTY * np.eye(design.shape[1]), design.T @ ((targets - mean) / size)) * size
-    )
+    squared, seen = design.T @ design, design.T @ ((targets - mean) / size)
+    weights = np.linalg.solve(squared + PENALTY * np.eye(len(seen)), seen) * size
     curves = weights[numbers : 2 * numbers] / spread if curved else np.zeros(numbers)
     intercept = mean - centre / scale @ weights[:numbers] + ((centre / scale) ** 2 - middle) @ curves
     slopes, curves = weights[:numbers] / scale - 2.0 * centre / scale**2 * curves, curves / scale**2
@@ -140,7 +147,17 @@ def fit(features: Floats, targets: Floats, numbers: int, curved: bool = False) -
     for _, codes in tables:
         effects.append(np.append(weights[place : place + codes], 0.0)[:, None])
         place += codes
-    return Linear(*_range(values), np.array([intercept]), slopes[None, :], curves[None, :], tuple(effects))
+    low, high = _range(values)
+    absent = slopes * centre + curves * (values**2).mean(axis=0) - _at_zero(slopes, curves, low[0], high[0])
+    absent = absent[None, :] if curved else np.zeros((1, numbers))
+    return Linear(low, high, np.array([intercept]), slopes[None, :], curves[None, :], absent, tuple(effects))
+
+
+def _at_zero(slopes: Floats, curves: Floats, low: Floats, high: Floats) -> Floats:
+    """What numbers of 0 say, shape [numbers]."""
+    zero = np.clip(0.0, low, high)
+    said: Floats = zero * (slopes + curves * zero)
+    return said
 
 
 def _standardised(values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -201,6 +218,7 @@ def joined(parts: Sequence[Linear]) -> Linear:
         np.concatenate([part.intercepts for part in parts]),
         np.vstack([part.slopes for part in parts]),
         np.vstack([part.curves for part in parts]),
+        np.vstack([part.absent for part in parts]),
         tuple(np.hstack([_padded(part.effects[i], size) for part in parts]) for i, size in enumerate(sizes)),
     )
 

@@ -76,6 +76,7 @@ def lines(part: Linear, numbers: int) -> Part:
             numpy_helper.from_array(part.high[None], "high"),
             numpy_helper.from_array(part.slopes[None], "slopes"),
             numpy_helper.from_array(part.curves[None], "curves"),
+            numpy_helper.from_array(part.absent[None], "absent"),
             numpy_helper.from_array(np.array([1]), "parts_axis"),
         ]
         nodes += [
@@ -88,7 +89,10 @@ def lines(part: Linear, numbers: int) -> Part:
             helper.make_node("Mul", ["within", "curves"], ["curved"]),
             helper.make_node("Add", ["curved", "slopes"], ["steepness"]),
             helper.make_node("Mul", ["within", "steepness"], ["sloped"]),
-            *column_sum("sloped", numbers, axis=2, result="line_of_columns"),
+            helper.make_node("Unsqueeze", ["missing_numbers", "parts_axis"], ["missing_of_parts"]),
+            helper.make_node("Where", ["missing_of_parts", "absent", "mean_number"], ["said_of_missing"]),
+            helper.make_node("Add", ["sloped", "said_of_missing"], ["said_of_numbers"]),
+            *column_sum("said_of_numbers", numbers, axis=2, result="line_of_columns"),
             helper.make_node("Squeeze", ["line_of_columns", "last_axis"], ["line"]),
         ]
         sums.append("line")
