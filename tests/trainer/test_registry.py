@@ -317,7 +317,7 @@ def aged(registry: Registry, store: Store, ages_s: list[float], now_s: float) ->
 
 def test_old_versions_are_thinned_out_by_age_and_what_is_needed_stays(registry: Registry, store: Store, tmp_path: Path) -> None:
     """Also those that are older than memory reaches, and by a registry that has just been opened."""
-    now_s = AT.timestamp()
+    now_s = AT.timestamp() // 3600 * 3600 + 3599.0  # the last second of an hour, and so of ten minutes
     ages_s = [float(age_s) for age_s in range(7000, 0, -100)]
     aged(registry, store, ages_s, now_s)
     registry.promote(5, "by hand", pinned=True)
@@ -325,8 +325,8 @@ def test_old_versions_are_thinned_out_by_age_and_what_is_needed_stays(registry: 
     left = sorted(map(int, os.listdir(tmp_path / "models")))
     assert {5, 70, 67, 68, 69}.issubset(left), "the one in service, the one before it, the newest"
     assert len([version for version in left if ages_s[version - 1] < 600]) == 5
-    assert 5 <= len([version for version in left if 600 <= ages_s[version - 1] < 3600]) <= 6
-    assert 1 <= len([version for version in left if version != 5 and ages_s[version - 1] >= 3600]) <= 3
+    assert len([version for version in left if 600 <= ages_s[version - 1] < 3600]) == 5
+    assert len([version for version in left if version not in (4, 5) and ages_s[version - 1] >= 3600]) == 1
     opened = Registry(tmp_path / "models", store, KEY)
     assert opened.prune(4, 50, now_s) == ()
     opened.prune(4, 0, now_s)

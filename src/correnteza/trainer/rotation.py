@@ -2,20 +2,20 @@
 
 Invariants:
 - What is kept is a function of when the versions were made, what was decided about them, and the time.
-- Widths divide each other and a slot keeps its first version, so a version that is removed now would not have been kept
-  later either.
+- Widths divide each other, a slot keeps its first version, and becomes part of a wider one together with all others of that;
+  so a version that is removed now would not have been kept later either.
 - At most `most` versions are kept, however often versions are made.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
-SLOTS_S = ((600.0, 60), (3600.0, 600), (86_400.0, 3600), (math.inf, 86_400))
-"""Up to an age, one version for so many seconds: one a minute for ten minutes, one for ten minutes of the last hour, one an
-hour for a day, then one a day."""
+SLOTS_S = (60, 600, 3600, 86_400)
+"""One version a minute of the ten minutes under way, one for ten minutes of the hour under way, one an hour of the day under
+way, then one a day; all by Unix time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def kept(versions: Mapping[int, Aged], now_s: float, most: int) -> set[int]:
         most: how many stay at most, the newest slots.
 
     >>> sorted(kept({n: Aged(1000.0 + 20.0 * n, True) for n in range(60)}, 2200.0, 50))
-    [0, 10, 31, 34, 37, 40, 43, 46, 49, 52, 55, 58]
+    [0, 10, 40, 43, 46, 49, 52, 55, 58]
     """
     first: dict[tuple[int, int], tuple[bool, int]] = {}
     for version, aged in versions.items():
@@ -50,5 +50,6 @@ def kept(versions: Mapping[int, Aged], now_s: float, most: int) -> set[int]:
 
 
 def _slot(made_s: float, now_s: float) -> tuple[int, int]:
-    width_s = next(width_s for age_s, width_s in SLOTS_S if now_s - made_s < age_s)
+    under_way = (width_s for width_s, wider_s in pairwise(SLOTS_S) if made_s // wider_s == now_s // wider_s)
+    width_s = next(under_way, SLOTS_S[-1])
     return width_s, int(made_s // width_s)
