@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from correnteza.errors import TrainingFailedError
 from correnteza.features import Floats, Scaler
 from correnteza.records import Field, Schema
-from correnteza.trainer import forest, onnx, plan
+from correnteza.trainer import footing, forest, growing, onnx, plan
 from correnteza.trainer.forest import Memo, Mixture, Rows, bounds, build
 from correnteza.trainer.linear import Carried
 from correnteza.trainer.predictor import Predictor
@@ -75,6 +75,16 @@ def evolving(seed: int) -> list[Recipe]:
 # A function of its arguments
 
 
+@pytest.fixture(params=["all tell", "flat"])
+def footings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts with all the trees that their recipe names, and with fewer on some of the rows."""
+    if request.param == "flat":
+        monkeypatch.setattr(footing, "FLAT_LEAST", 0)
+        monkeypatch.setattr(footing, "FLAT", 1e9)
+        monkeypatch.setattr(footing, "FLAT_ROWS", 150)
+
+
+@pytest.mark.usefixtures("footings")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_version_is_the_same_whether_its_ancestors_are_remembered_or_not(seed: int) -> None:
     """Byte by byte: with a memo since the beginning, which is given the new rows alone; and with none, and all rows."""
@@ -86,6 +96,7 @@ def test_a_version_is_the_same_whether_its_ancestors_are_remembered_or_not(seed:
         assert exported(kept, rows) == exported(anew, rows)
 
 
+@pytest.mark.usefixtures("footings")
 @pytest.mark.parametrize("restarted", range(1, 9))
 def test_a_version_is_the_same_when_the_process_before_it_left_its_checkpoint_alone(restarted: int) -> None:
     rows, memo = stream(3), Memo()
@@ -110,6 +121,7 @@ def test_whatever_is_remembered_a_version_is_never_made_of_fewer_or_other_trees(
     assert exported(made, rows) == exported(build(asked, rows, FOREST, PARAMS, Memo()), rows)
 
 
+@pytest.mark.usefixtures("footings")
 def test_a_version_that_nothing_came_of_leaves_its_ancestor_able_to_have_other_descendants() -> None:
     """A refused version has been built; the next one is made from the champion again, and is sent the new rows alone."""
     rows, limits, memo = stream(5), plan.Bounds(TREES, 400, 5), Memo()
@@ -163,9 +175,9 @@ def test_what_a_version_does_not_use_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("path", "grows"), [(FOREST, True), ("sklearn.ensemble.ExtraTreesRegressor", True)])
 def test_forests_are_told_from_other_estimators(path: str, grows: bool) -> None:
-    assert forest.is_forest(path) is grows
+    assert growing.is_forest(path) is grows
     for other in ("sklearn.linear_model.Ridge", "sklearn.ensemble.GradientBoostingRegressor", "own.RandomForestRegressor"):
-        assert not forest.is_forest(other)
+        assert not growing.is_forest(other)
 
 
 # Absurd targets
@@ -327,15 +339,15 @@ def test_where_a_line_helps_it_goes_first_and_where_it_does_not_there_is_none() 
     rng = np.random.default_rng(1)
     x = rng.normal(size=(400, 2))
     line, steps = 10 * x[:, 0] + rng.normal(size=400), 10.0 * (x[:, 0] > 0) * (x[:, 1] > 0) + 0.1 * rng.normal(size=400)
-    assert fitted(x, line, 2).members[0].linear.slopes.any()
-    assert not fitted(x, steps, 2).members[0].linear.slopes.any()
+    assert fitted(x, line, 2).members[0].footing.linear.slopes.any()
+    assert not fitted(x, steps, 2).members[0].footing.linear.slopes.any()
 
 
 def test_a_line_is_bent_where_that_helps_and_the_graph_bends_it_too() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=(400, 2))
     mixture = fitted(x, 3 * x[:, 0] + 5 * x[:, 1] ** 2 + 0.1 * rng.normal(size=400), 2)
-    assert mixture.members[0].linear.curves.any()
+    assert mixture.members[0].footing.linear.curves.any()
     schema = Schema(SCHEMA.fields[:2], SCHEMA.target)
     answers = Predictor(onnx.export(mixture, SCALER, {}, schema, x)).answers(SCALER.restore(x), np.empty((400, 0), object))
     np.testing.assert_allclose(answers.prediction, mixture.predict(x), rtol=1e-9)
@@ -346,7 +358,7 @@ def test_a_missing_number_says_what_it_says_on_average_also_where_the_line_is_be
     rng = np.random.default_rng(3)
     x = rng.normal(size=(600, 2))
     mixture = fitted(x, 3 * x[:, 0] + 5 * x[:, 1] ** 2 + 0.1 * rng.normal(size=600), 2)
-    assert mixture.members[0].linear.curves[0, 1] > 4
+    assert mixture.members[0].footing.linear.curves[0, 1] > 4
     without = np.column_stack([x[:, 0], np.full(600, np.nan)])
     assert np.abs(mixture.predict(without) - (3 * x[:, 0] + 5)).mean() < 1
     schema = Schema(SCHEMA.fields[:2], SCHEMA.target)

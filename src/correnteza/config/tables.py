@@ -212,7 +212,8 @@ class Trainer(Section):
 
     estimator: str = Field("sklearn.ensemble.RandomForestRegressor", description="Import path of a scikit-learn regressor.")
     params: dict[str, Any] = Field(
-        default_factory=lambda: {"n_estimators": 15, "min_samples_leaf": 3}, description="Its parameters."
+        default_factory=lambda: {"n_estimators": 15, "min_samples_leaf": 3},
+        description="Its parameters; with policy adaptive, n_estimators is the most trees that an expert has.",
     )
     seed: int = Field(1, ge=0, lt=2**31, description="Seed of its random_state.")
     policy: Literal["auto", "adaptive", "plain"] = Field(

@@ -3,7 +3,7 @@
     prediction = sum over experts of weight * (line + mean of the trees)
 
 An expert's line is the one of four that helps its trees most: none, a ridge regression, one with squares, or the last
-known target as it is.
+known target as it is. By a trial, too, there are all the trees that the recipe names, or a share of them (`footing`).
 Its trees go on learning (`leaves`): when a cohort is grown, the trees before it take the rows that are new since then
 into their leaves.
 
@@ -15,7 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,31 +23,20 @@ import numpy as np
 
 from correnteza.errors import TrainingFailedError
 from correnteza.features import Floats, Ints
-from correnteza.trainer import estimators, linear
+from correnteza.trainer import linear
+from correnteza.trainer.footing import Footing, lines_of, tried
+from correnteza.trainer.growing import Grower, rounded
 from correnteza.trainer.leaves import Grown, Singles
 from correnteza.trainer.linear import Carried, Linear
 from correnteza.trainer.recipe import Base, Cohort, Expert, Recipe
 from correnteza.trainer.trees import send_missing
 
-FORESTS = ("RandomForestRegressor", "ExtraTreesRegressor")
-"""Estimators of scikit-learn's `ensemble` that can grow a few trees at a time."""
-TRIAL_ROWS = 1500
-"""Rows on which it is tried whether a linear part helps."""
-TRIAL_TREES = 5
-TRIAL_LEAST = 6
-"""Fewer rows are not enough to try anything."""
-LEAST_PER_LEAF = 100
-"""A window of fewer than this many rows per row of a leaf gets smaller leaves."""
-OF_MEDIANS = ("absolute_error",)
-"""Criteria whose leaves say no mean, so that further rows cannot be added to them."""
 TAIL = 0.02
 """Share of the targets at either end that may be absurd."""
 REACH = 10.0
 """How far a target may be beyond the others, in units of the range of all but the tails."""
 GENERATIONS = 3
 """Versions whose parts are remembered."""
-MANY = 8_000
-"""Trees times rows from which several threads are worth their start."""
 SPREAD_TREES = 10
 SPREAD_FLOOR = 0.1
 """Least spread, as a share of the mean one."""
@@ -153,13 +142,13 @@ class Memo:
         """Take the parts of a version that was built by another process."""
         recipe = mixture.recipe
         for expert, member in zip(recipe.experts, mixture.members, strict=True):
-            self.parts[base_key(recipe, expert)] = (member.linear, member.deviation)
+            self.parts[base_key(recipe, expert)] = member.footing
             place = 0
             for number, cohort in enumerate(expert.cohorts):
-                key = cohort_key(recipe, expert, number)
-                if len(self.parts.get(key, ())) < cohort.kept:
-                    self.parts[key] = list(member.trees[place : place + cohort.kept])
-                place += cohort.kept
+                key, kept = cohort_key(recipe, expert, number), member.footing.of(cohort.kept)
+                if len(self.parts.get(key, ())) < kept:
+                    self.parts[key] = list(member.trees[place : place + kept])
+                place += kept
 
     def forget_unused(self) -> None:
         """Drop what none of the last versions was made of; the next one may go on from any of them."""
@@ -173,19 +162,17 @@ class Member:
     """An expert, built.
 
     Args:
-        linear: its linear part.
+        footing: what its trees stand on.
         trees: oldest first.
-        deviation: of the targets that the linear part was fitted on, in the target's unit.
     """
 
-    linear: Linear
+    footing: Footing
     trees: tuple[Grown, ...]
-    deviation: float
 
     def predict(self, prepared: Floats) -> Floats:
         """In the target's unit, shape [rows]."""
         rounded = prepared.astype(np.float32)
-        answer: Floats = self.linear.predict(prepared)[:, 0] + self.leaves(rounded)
+        answer: Floats = self.footing.linear.predict(prepared)[:, 0] + self.leaves(rounded)
         return answer
 
     def leaves(self, rounded: Singles) -> Floats:
@@ -210,7 +197,7 @@ class Mixture:
 
     def linear(self) -> Linear:
         """The linear parts of all predictions in `recipe.numbers`, each a column."""
-        parts = [member.linear for member in self.members]
+        parts = [member.footing.linear for member in self.members]
         if self.recipe.local is not None:
             parts.append(self._local(self.recipe.local.intercept, np.array(self.recipe.local.slopes)))
         return linear.joined(parts)
@@ -235,7 +222,7 @@ class Mixture:
 
     def _local(self, intercept: float, slopes: Floats) -> Linear:
         """The local correction on top of the first expert's linear part."""
-        first, count = self.members[0].linear, self.n_numeric
+        first, count = self.members[0].footing.linear, self.n_numeric
         return replace(first, intercepts=first.intercepts + intercept, slopes=first.slopes + slopes[None, :count])
 
 
@@ -254,7 +241,7 @@ def build(recipe: Recipe, rows: Rows, estimator: str, params: Mapping[str, Any],
         ConfigError: the estimator or its parameters are wrong.
         TrainingFailedError: rows are missing.
     """
-    builder = _Builder(recipe, rows, estimator, params, memo, threads)
+    builder = _Builder(recipe, rows, Grower(estimator, params, threads), memo)
     members = tuple(builder.member(expert) for expert in recipe.experts)
     memo.forget_unused()
     return Mixture(recipe, members, rows.n_numeric)
@@ -264,107 +251,49 @@ def build(recipe: Recipe, rows: Rows, estimator: str, params: Mapping[str, Any],
 class _Builder:
     recipe: Recipe
     rows: Rows
-    estimator: str
-    params: Mapping[str, Any]
+    grower: Grower
     memo: Memo
-    threads: int
 
     def member(self, expert: Expert) -> Member:
-        part, deviation = self.memo.get(base_key(self.recipe, expert), lambda: self._line(expert))
+        footing: Footing = self.memo.get(base_key(self.recipe, expert), lambda: self._footing(expert))
         trees: list[Grown] = []
         for number, cohort in enumerate(expert.cohorts):
-            grown = self._cohort(part, expert, number, len(expert.cohorts) - 1)
-            trees += grown[len(grown) - cohort.kept :]
-        return Member(part, tuple(trees), deviation)
+            grown = self._cohort(footing, expert, number, len(expert.cohorts) - 1)
+            trees += grown[len(grown) - footing.of(cohort.kept) :]
+        return Member(footing, tuple(trees))
 
-    def _line(self, expert: Expert) -> tuple[Linear, float]:
-        """The line that helps the trees most, and the deviation of the targets."""
+    def _footing(self, expert: Expert) -> Footing:
         features, targets = self.rows.between(expert.base.first, expert.base.last, expert.plain)
-        lines = self._lines(features, targets, expert)
-        best = min(lines, key=self._trial(features, targets, expert.base.seed, lines))
-        largest = float(np.abs(targets).max()) or 1.0  # keeps the squares finite
-        return lines[best](slice(None)), float(np.std(targets / largest)) * largest
+        carried = None if expert.plain else self.rows.carried
+        lines = lines_of(features, targets, self.rows.n_numeric, carried)
+        return tried(features, targets, expert.base.seed, lines, self.grower)
 
-    def _lines(self, features: Floats, targets: Floats, expert: Expert) -> dict[str, Callable[[Any], Linear]]:
-        """The lines that there may be, each to be fitted to some of the rows; the first is none."""
-        numbers, carried = self.rows.n_numeric, self.rows.carried
-        lines: dict[str, Callable[[Any], Linear]] = {"none": lambda rows: linear.none(features[rows], numbers)}
-        lines["ridge"] = lambda rows: linear.fit(features[rows], targets[rows], numbers)
-        lines["curved"] = lambda rows: linear.fit(features[rows], targets[rows], numbers, curved=True)
-        if carried is not None and not expert.plain:
-            lines["carried"] = lambda rows: linear.carry(features[rows], numbers, carried)
-        return lines
-
-    def _trial(
-        self, features: Floats, targets: Floats, seed: int, lines: Mapping[str, Callable[[Any], Linear]]
-    ) -> Callable[[str], float]:
-        """How far trees behind each line are from the newest rows, which neither has seen: it is tried as it will be used."""
-        rows = min(len(targets), TRIAL_ROWS)
-        if rows < TRIAL_LEAST:
-            return lambda name: float(name != "none")
-        places = np.arange(len(targets) - rows, len(targets))
-        seen, unseen = np.split(places, [2 * rows // 3])
-
-        def error(name: str) -> float:
-            said = lines[name](seen).predict(features[places])[:, 0]
-            trees = self._fitted(TRIAL_TREES, features[seen], targets[seen] - said[: len(seen)], seed)
-            guess = said[len(seen) :] + trees.predict(self._prepared(features[unseen]))
-            return float(np.abs(targets[unseen] - guess).mean())
-
-        return error
-
-    def _cohort(self, part: Linear, expert: Expert, number: int, until: int) -> list[Grown]:
+    def _cohort(self, footing: Footing, expert: Expert, number: int, until: int) -> list[Grown]:
         """The trees of a cohort as they were when a later one had been grown, or itself."""
         cohort, key = expert.cohorts[number], cohort_key(self.recipe, expert, number, until)
-        self.memo.lacks(key, cohort.kept)
+        self.memo.lacks(key, footing.of(cohort.kept))
         own = until == number
         made: list[Grown] = self.memo.get(
-            key, lambda: self._grown(part, expert, cohort) if own else self._learned(part, expert, number, until)
+            key, lambda: self._grown(footing, expert, cohort) if own else self._learned(footing, expert, number, until)
         )
         return made
 
-    def _grown(self, part: Linear, expert: Expert, cohort: Cohort) -> list[Grown]:
+    def _grown(self, footing: Footing, expert: Expert, cohort: Cohort) -> list[Grown]:
         features, targets = self.rows.between(cohort.first, cohort.last, expert.plain)
-        rest = self._rest(part, features, targets)
-        fitted = self._fitted(cohort.trees, features, rest, cohort.seed).estimators_
-        send_missing(fitted, features, cohort.seed)
-        if self._of_medians:
-            return [Grown.of(tree) for tree in fitted]
-        rounded = self._prepared(features).astype(np.float32)
-        return [Grown.filled(tree, rounded, rest) for tree in fitted]
+        rest = footing.rest(features, targets)
+        trees = self.grower.grow(footing.of(cohort.trees), features, rest, cohort.seed, footing.most_rows)
+        send_missing(trees, features, cohort.seed)
+        return self.grower.filled(trees, features, rest)
 
-    def _learned(self, part: Linear, expert: Expert, number: int, until: int) -> list[Grown]:
+    def _learned(self, footing: Footing, expert: Expert, number: int, until: int) -> list[Grown]:
         """The trees with the rows in their leaves that are new with a later cohort."""
-        before = self._cohort(part, expert, number, until - 1)
-        if self._of_medians:
+        before = self._cohort(footing, expert, number, until - 1)
+        if self.grower.of_medians:
             return before
         new, last = expert.cohorts[until], expert.cohorts[until - 1].last
         features, targets = self.rows.between(new.first, new.last, expert.plain, since=last + 1)
-        rest, rounded = self._rest(part, features, targets), self._prepared(features).astype(np.float32)
-        return [tree.learned(rounded, rest) for tree in before[len(before) - expert.cohorts[number].kept :]]
-
-    @property
-    def _of_medians(self) -> bool:
-        return self.params.get("criterion") in OF_MEDIANS
-
-    def _rest(self, part: Linear, features: Floats, targets: Floats) -> Floats:
-        """What the line leaves of the targets."""
-        rest: Floats = targets - part.predict(self._prepared(features))[:, 0]
-        return rest
-
-    def _fitted(self, trees: int, features: Floats, targets: Floats, seed: int) -> Any:
-        leaf = self.params.get("min_samples_leaf", 1)
-        if isinstance(leaf, int):
-            leaf = min(leaf, max(1, len(targets) // LEAST_PER_LEAF))
-        params = {**self.params, "n_estimators": trees, "min_samples_leaf": leaf}
-        estimator = estimators.build(self.estimator, params, seed)
-        if self.threads > 1 and trees * len(targets) >= MANY:
-            estimator.set_params(n_jobs=self.threads)
-        return estimator.fit(self._prepared(features), targets)
-
-    @staticmethod
-    def _prepared(features: Floats) -> Floats:
-        return estimators.limited(features)
+        rest, rows = footing.rest(features, targets), rounded(features)
+        return [tree.learned(rows, rest) for tree in before[len(before) - footing.of(expert.cohorts[number].kept) :]]
 
 
 def base_key(recipe: Recipe, expert: Expert) -> tuple[int, Base]:
@@ -384,8 +313,3 @@ def cohort_key(recipe: Recipe, expert: Expert, number: int, until: int | None = 
     learned = tuple((later.first, later.last) for later in expert.cohorts[number + 1 : None if until is None else until + 1])
     cohort = expert.cohorts[number]
     return recipe.scaler_version, expert.base, replace(cohort, kept=cohort.trees), learned
-
-
-def is_forest(path: str) -> bool:
-    """Whether the estimator at an import path can grow a few trees at a time."""
-    return path.startswith("sklearn.ensemble.") and path.rpartition(".")[2] in FORESTS

@@ -15,7 +15,7 @@ from correnteza import config
 from correnteza.errors import ModelError
 from correnteza.features import Scaler
 from correnteza.records import Schema
-from correnteza.trainer import forest
+from correnteza.trainer import growing
 from correnteza.trainer.recipe import Recipe
 from correnteza.trainer.registry import Registry
 
@@ -41,7 +41,7 @@ class Ancestor:
 
 def adaptive(settings: config.Trainer) -> bool:
     """Whether versions are made by recipes; otherwise the estimator is fitted anew to the whole window."""
-    return settings.policy == "adaptive" or (settings.policy == "auto" and forest.is_forest(settings.estimator))
+    return settings.policy == "adaptive" or (settings.policy == "auto" and growing.is_forest(settings.estimator))
 
 
 def newest(registry: Registry, settings: config.Trainer, schema: Schema) -> Ancestor | None:

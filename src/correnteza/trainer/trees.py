@@ -158,7 +158,7 @@ def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensem
     deviations = [_deviations(tree) for tree in chosen]
     leaves = [np.where(tree.children_left < 0, tree.weighted_n_node_samples, 0.0) for tree in chosen]
     mean = float(np.average(np.concatenate(deviations), weights=np.concatenate(leaves)))
-    bottom = least * heaviest.deviation if heaviest.deviation > 0.0 else 1.0
+    bottom = least * heaviest.footing.deviation if heaviest.footing.deviation > 0.0 else 1.0
     if not np.isfinite(mean) or mean <= 0.0:  # all targets in a leaf are equal: nothing to tell rows apart by
         return _joined([replace(_of_tree(tree, 0.0), value=np.zeros(len(tree.feature))) for tree in chosen[:1]], base=bottom)
     shares = [replace(_of_tree(t, 0.0), value=d / len(chosen)) for t, d in zip(chosen, deviations, strict=True)]
@@ -195,13 +195,13 @@ def hidden(mixture: Mixture, trees: int) -> tuple[Floats, float]:
         fields that hardly move in a window, or move together, say more than there is.
     """
     heaviest, chosen = _heaviest(mixture, trees)
-    part = heaviest.linear
+    part = heaviest.footing.linear
     effects = [float(np.std(table[:-1, 0])) if len(table) > 1 else 0.0 for table in part.effects]
     in_lines = np.array([*np.hypot(part.slopes[0], SQUARED * part.curves[0]), *effects])
     size = max(float(np.abs(tree.value).max()) for tree in chosen) or 1.0  # keeps the squares finite
     in_trees = [_between_sides(tree, len(in_lines), size) for tree in chosen]
     found: Floats = np.hypot(in_lines, np.sqrt(np.mean(in_trees, axis=0)) * size)
-    return found, heaviest.deviation if heaviest.deviation > 0.0 else math.inf
+    return found, heaviest.footing.deviation if heaviest.footing.deviation > 0.0 else math.inf
 
 
 def _between_sides(tree: Any, features: int, size: float) -> Floats:
