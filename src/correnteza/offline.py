@@ -160,7 +160,9 @@ class _Loop:
         told = _Told("learner", self._store.log("events", events.SCHEMA))
         registry = Registry(folder / "models", self._store, load_key(folder))
         self._left_out = LeftOut(told, own.window_rows)
-        self._learner = Learner(own, schema, self._store, registry, upstream, training, told, threading.Event())
+        self._learner = Learner(
+            own, schema, self._store, registry, upstream, training, told, threading.Event(), coming=self._coming
+        )
         self._runner: Runner[State] = Runner(
             _Unsaved(self._learner.stage),
             upstream,
@@ -180,6 +182,11 @@ class _Loop:
         self._learner.restore()
         self._runner.run()
         self._left_out.look(self._learner.window, self._learner.labelled_rows)
+
+    def _coming(self, offset: int, labelled: int) -> pa.RecordBatch | None:
+        """The next labelled rows; see `foresight`."""
+        rows = self._normalizer.coming(offset, labelled)
+        return None if rows is None else self._upstream.explained(rows)
 
     def _between(self, state: State) -> None:
         self._tell(state)  # first, because a training may follow that takes a while
@@ -254,6 +261,7 @@ class _Normalizer:
         schema = settings.schema_of_model
         self.records = 0
         self.at_end: Callable[[], None] = lambda: None
+        self._target = schema.target
         self._stage = NormalizerStage(schema, settings.normalizer)
         self._state = self._stage.initial()
         self._store = MemoryStore()
@@ -286,6 +294,17 @@ class _Normalizer:
         if not part.batch.num_rows:
             self.at_end()
         return part
+
+    def coming(self, offset: int, labelled: int) -> pa.RecordBatch | None:
+        """The next so many labelled rows behind one, made before they are read; None where there are no more so many."""
+        log, passed = self._logs["normalized"], self._logs["normalized"].cursor(offset)
+        while True:
+            rows = log.read(passed, READ_ROWS).batch
+            rows = rows.filter(rows.column(self._target).is_valid())
+            if rows.num_rows >= labelled:
+                return rows.slice(0, labelled)
+            if not self._advance(passed):
+                return None
 
     def _advance(self, passed: str) -> bool:
         """Take the next batch, and let go what the learner has passed; whether there was one."""

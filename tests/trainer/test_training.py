@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.tools import PATIENCE_S
 from correnteza.errors import ConfigError, TrainingFailedError
 from correnteza.features import Scaler
 from correnteza.records import Field, Schema
+from correnteza.trainer import plan
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.process import TrainingProcess
 from correnteza.trainer.training import Job, fit
@@ -115,6 +117,20 @@ def test_what_an_estimator_raises_is_the_reason_and_the_child_goes_on(training: 
     training.start(job())
     assert training.wait(PATIENCE_S).onnx
     assert training.pid == pid
+
+
+def test_what_fails_ahead_of_its_time_is_told_by_the_training_that_wants_it(training: TrainingProcess) -> None:
+    recipe = plan.plan(None, 200, 2, {}, plan.Bounds(trees=5, window_rows=1000, seed=1))
+    wanted = replace(job(), recipe=recipe, numbers=np.arange(1, 201))
+    lacking = replace(wanted, features=wanted.features[:9], targets=wanted.targets[:9], numbers=np.arange(1, 10))
+    training.look_ahead(replace(lacking, ahead=True))
+    training.start(lacking)
+    with pytest.raises(TrainingFailedError, match="labelled rows 1 to 200 are needed, and 9 of them are at hand"):
+        training.wait(PATIENCE_S)
+    training.look_ahead(replace(wanted, ahead=True))
+    assert not training.busy
+    training.start(lacking)
+    assert training.wait(PATIENCE_S).onnx == fit(wanted).onnx, "all that it wants was made ahead"
 
 
 def test_a_training_that_is_killed_is_reported_and_the_next_one_gets_a_new_child(

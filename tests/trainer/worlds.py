@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ from correnteza.trainer.learning import Learner
 from correnteza.trainer.promotions import DECISIONS, PROMOTIONS
 from correnteza.trainer.registry import MODELS, Registry
 from correnteza.trainer.state import State
-from correnteza.trainer.training import Job, Trained, fit
+from correnteza.trainer.training import Job, Trained, fit, grow
 from correnteza.trainer.upstream import Upstream
 
 SCHEMA = Schema((Field("size", "float"), Field("rooms", "integer"), Field("kind", "category"), Field("note", "text")), "price")
@@ -108,6 +109,7 @@ class Trainings:
         self._spoil = spoil or {}
         self._killed = ""
         self._grown = Memo()
+        self._ahead: list[Job] = []
 
     @property
     def fresh(self) -> bool:
@@ -118,6 +120,13 @@ class Trainings:
         self.jobs.append(job)
         self.busy = True
 
+    def settle(self, timeout_s: float) -> None:
+        if self.hold:
+            time.sleep(min(timeout_s, 0.002))
+
+    def look_ahead(self, job: Job) -> None:
+        self._ahead.append(job)
+
     def poll(self) -> Trained | None:
         reason = self._killed or self._spoil.get(len(self.jobs), "")
         if self.hold and not reason:
@@ -125,7 +134,10 @@ class Trainings:
         self.busy, self._killed = False, ""
         if reason:
             raise TrainingFailedError(reason)
-        return fit(self.jobs[-1], self._grown)
+        trained = fit(self.jobs[-1], self._grown)
+        while self._ahead:
+            grow(self._ahead.pop(0), self._grown)
+        return trained
 
     def kill(self, reason: str) -> None:
         self._killed = reason

@@ -19,7 +19,7 @@ from typing import IO
 
 from correnteza.errors import ConfigError, ModelError
 from correnteza.trainer.forest import Memo
-from correnteza.trainer.training import Job, Trained, fit
+from correnteza.trainer.training import Job, Trained, fit, grow
 
 PR_SET_PDEATHSIG = 1
 """Of Linux' prctl(2)."""
@@ -51,7 +51,7 @@ def run_child(parent: int, nice: int, memory_mb: int) -> None:
     _import_all()
     memo = Memo()
     while True:
-        pickle.dump(_attempt(waiting.get(), memo), answers, protocol=5)
+        pickle.dump(_answer(waiting.get(), memo), answers, protocol=5)
         answers.flush()
 
 
@@ -74,6 +74,15 @@ def _receive(jobs: IO[bytes], waiting: queue.SimpleQueue[Job]) -> None:
     except BaseException:  # a job that this process cannot read: the parent sees the exit code
         traceback.print_exc()
         os._exit(1)
+
+
+def _answer(job: Job, memo: Memo) -> Trained | str | None:
+    """What is told of a job: nothing of one that looks ahead; what fails there fails again in the job that wants it."""
+    if not job.ahead:
+        return _attempt(job, memo)
+    with suppress(Exception):
+        grow(job, memo)
+    return None
 
 
 def _attempt(job: Job, memo: Memo) -> Trained | str:

@@ -241,10 +241,17 @@ def build(recipe: Recipe, rows: Rows, estimator: str, params: Mapping[str, Any],
         ConfigError: the estimator or its parameters are wrong.
         TrainingFailedError: rows are missing.
     """
-    builder = _Builder(recipe, rows, Grower(estimator, params, threads), memo)
-    members = tuple(builder.member(expert) for expert in recipe.experts)
+    members = grow(recipe, rows, estimator, params, memo, threads)
     memo.forget_unused()
     return Mixture(recipe, members, rows.n_numeric)
+
+
+def grow(
+    recipe: Recipe, rows: Rows, estimator: str, params: Mapping[str, Any], memo: Memo, threads: int = 1
+) -> tuple[Member, ...]:
+    """The experts of a recipe, as `build` makes them; all that was remembered still is."""
+    builder = _Builder(recipe, rows, Grower(estimator, params, threads), memo)
+    return tuple(builder.member(expert) for expert in recipe.experts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

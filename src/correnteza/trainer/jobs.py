@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from correnteza import config
 from correnteza.errors import TamperedModelError, UnknownModelError
 from correnteza.features import Codes, Scaler
 from correnteza.records import Schema
 from correnteza.trainer import lineage, linear, plan
+from correnteza.trainer.books import Progress
 from correnteza.trainer.lineage import Ancestor
 from correnteza.trainer.recipe import Local, Recipe
 from correnteza.trainer.registry import Meta, Registry
@@ -62,6 +64,27 @@ class Memory:
     empty: bool
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A training that was started: what it will be registered as, and the progress that it makes.
+
+    Args:
+        version: its number.
+        meta: what will be registered.
+        progress: that it makes.
+        started_at: monotonic time in seconds.
+        drift: whether a rise of the error brought it about.
+        young_rows: that the youngest part of it was grown on.
+    """
+
+    version: int
+    meta: Meta
+    progress: Progress
+    started_at: float
+    drift: bool
+    young_rows: int
+
+
 class Jobs:
     """Makes jobs.
 
@@ -97,6 +120,25 @@ class Jobs:
         codes = self._upstream.codes(state.offset)
         return self._job(wish.version, expressed, codes, recipe, warm), self._meta(wish, state, expressed, recipe)
 
+    def ahead(self, state: State, window: Window, coming: pa.RecordBatch, recipe: Recipe) -> Job | None:
+        """The trees of the version after one, if it is made behind some rows and nothing happens before; None if it needs none.
+
+        Args:
+            state: of the learner's stage.
+            window: the labelled rows so far.
+            coming: labelled rows of `normalized` that follow.
+            recipe: of the version before.
+        """
+        at = state.rows + coming.num_rows
+        later = plan.plan(recipe, at, recipe.scaler_version, state.scores, self._bounds)
+        rows = at + 1 - later.first_renewed
+        if later.first_renewed == at:
+            return None
+        known = window.copied(rows)
+        self._upstream.learn(known, coming)
+        expressed = known.expressed(self._upstream.scalers, len(self._schema.numeric), at, rows, recipe.scaler_version)
+        return replace(self._job(0, expressed, self._upstream.codes(state.offset), later, b""), ahead=True)
+
     def _rows(self, state: State, window: Window, recipe: Recipe | None, newest: bool) -> Expressed:
         """The rows to learn from; where the training process may have forgotten parts, those of all parts."""
         if recipe is None:
@@ -118,16 +160,18 @@ class Jobs:
             except (UnknownModelError, TamperedModelError):
                 ancestor = None if memory.empty else ancestor
         parent = None if ancestor is None else ancestor.recipe
-        automatic = self._settings.retrain_every_rows == "auto"
-        bounds = plan.Bounds(
+        local = self._local(state, window, parent)
+        return plan.plan(parent, state.rows, newest, state.scores, self._bounds, wish.changed, local), warm
+
+    @property
+    def _bounds(self) -> plan.Bounds:
+        return plan.Bounds(
             trees=int(self._settings.params.get("n_estimators", TREES)),
             window_rows=self._settings.window_rows,
             seed=self._settings.seed,
-            paced=automatic,
+            paced=self._settings.retrain_every_rows == "auto",
             derived=bool(self._schema.derived),
         )
-        local = self._local(state, window, parent)
-        return plan.plan(parent, state.rows, newest, state.scores, bounds, wish.changed, local), warm
 
     def _usable(self, ancestor: Ancestor | None, newest: int) -> Ancestor | None:
         """The ancestor, unless the numbers have gone too far from the scaler version that it is made in."""

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -36,16 +36,17 @@ from correnteza.metrics import SECONDS_LONG, Histogram
 from correnteza.records import Schema
 from correnteza.tracing import Tracer
 from correnteza.trainer import evaluation, forest, judging, labels, lineage, plan, prequential
-from correnteza.trainer.books import Books, Progress
+from correnteza.trainer.books import Books
 from correnteza.trainer.champion import Follower
+from correnteza.trainer.foresight import Coming, Foresight
 from correnteza.trainer.handover import REQUESTS, TRAININGS
-from correnteza.trainer.jobs import Jobs, Memory, Wish
+from correnteza.trainer.jobs import Jobs, Memory, UnderWay, Wish
 from correnteza.trainer.lineage import Ancestor
 from correnteza.trainer.prequential import LearnerStage
 from correnteza.trainer.process import Training
 from correnteza.trainer.promotions import PROMOTIONS
 from correnteza.trainer.recipe import Recipe
-from correnteza.trainer.registry import Meta, Registry
+from correnteza.trainer.registry import Registry
 from correnteza.trainer.rolling import Rolling
 from correnteza.trainer.served import Served
 from correnteza.trainer.state import State, drift_of
@@ -57,29 +58,9 @@ from correnteza.trainer.upstream import Upstream
 from correnteza.trainer.window import Window
 
 T = TypeVar("T")
-POLL_S = 0.002
+SETTLE_S = 0.1
+"""Seconds in which a reader that waits for a training notices that it is to stop."""
 PAUSE_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _UnderWay:
-    """A training that was started: what it will be registered as, and the progress that it makes.
-
-    Args:
-        version: its number.
-        meta: what will be registered.
-        progress: that it makes.
-        started_at: monotonic time in seconds.
-        drift: whether a rise of the error brought it about.
-        young_rows: that the youngest part of it was grown on.
-    """
-
-    version: int
-    meta: Meta
-    progress: Progress
-    started_at: float
-    drift: bool
-    young_rows: int
 
 
 class Learner:
@@ -118,6 +99,7 @@ class Learner:
         stopping: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         past: Callable[[str, int], Iterator[pa.RecordBatch]] | None = None,
+        coming: Coming | None = None,
         tracer: Tracer | None = None,
     ) -> None:
         self.stage = LearnerStage(
@@ -153,12 +135,13 @@ class Learner:
         self._tracks = Tracks(tracer)
         self._books = Books(store, registry, events, self._tracks)
         self._jobs = Jobs(settings, schema, registry, upstream)
+        self._foresight = None if coming is None else Foresight(coming, self._jobs, training)
         self._follower = Follower(schema, registry, store.log("promotions", PROMOTIONS, bounded=False), events)
         self._ancestor: Ancestor | None = None
         self._remembered: deque[int] = deque(maxlen=forest.GENERATIONS)  # versions whose parts the training process has
         self._learned = 0
         self._labelled = 0
-        self._under_way: _UnderWay | None = None
+        self._under_way: UnderWay | None = None
 
     @property
     def learned_rows(self) -> int:
@@ -197,7 +180,8 @@ class Learner:
         """Learn from what was committed, judge versions, end and begin trainings, take up promotions."""
         self._tracks.stepped()
         self._patiently(lambda: self._look_around(state))
-        while self._triggers.schedule.waits and self._under_way is not None and not self._stopping.wait(POLL_S):
+        while self._triggers.schedule.waits and self._under_way is not None and not self._stopping.is_set():
+            self._training.settle(SETTLE_S)
             self._patiently(self._conclude)
         self._patiently(self._follow)
 
@@ -326,8 +310,10 @@ class Learner:
         self._training.start(job)
         self._tracks.began(wish.version, len(job.targets), due.reason)
         young = meta.rows if job.recipe is None else job.recipe.youngest_rows
-        self._under_way = _UnderWay(wish.version, meta, progress, self._clock(), due.changed is not None, young)
+        self._under_way = UnderWay(wish.version, meta, progress, self._clock(), due.changed is not None, young)
         self._triggers.started(due)
+        if self._foresight is not None and job.recipe is not None:
+            self._foresight.look(state, self.window, job.recipe, self._triggers.left(state.rows, progress))
 
     def _conclude(self) -> None:
         """Register the training under way if it has ended, or end it if it takes too long."""
@@ -346,14 +332,14 @@ class Learner:
                 "raise that, or lower trainer.window_rows or trainer.params"
             )
 
-    def _fail(self, under_way: _UnderWay, reason: str) -> None:
+    def _fail(self, under_way: UnderWay, reason: str) -> None:
         self.failure = reason
         self._ancestor = None  # what the training process remembers is in doubt
         event = Event("training_failed", reason, {"version": under_way.version})
         self._patiently(lambda: self._books.commit({}, [event], replace(under_way.progress, anew=True)))
         self._end(under_way, "failed")
 
-    def _take(self, under_way: _UnderWay, trained: Trained) -> None:
+    def _take(self, under_way: UnderWay, trained: Trained) -> None:
         challenger = self.stage.challenger
         metrics = evaluation.metrics(self._rolling.look())
         meta = replace(under_way.meta, evaluation={} if metrics is None else asdict(metrics))
@@ -382,7 +368,7 @@ class Learner:
         loaded = self._follower.load(version, datetime.now(UTC))
         self.stage.challenger = None if loaded is None else Served(loaded, self._upstream)
 
-    def _end(self, under_way: _UnderWay, outcome: str) -> None:
+    def _end(self, under_way: UnderWay, outcome: str) -> None:
         self._under_way = None
         self._tracks.ended(outcome, self.failure)
         self.trainings[outcome].note(self._clock() - under_way.started_at)

@@ -37,6 +37,12 @@ class Training(Protocol):
     def start(self, job: Job) -> None:
         """Begin a training and return at once."""
 
+    def look_ahead(self, job: Job) -> None:
+        """Make parts for a job to come, after those before it, and return at once."""
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until the outcome is there, or so many seconds have passed."""
+
     def poll(self) -> Trained | None:
         """The outcome if it is there."""
 
@@ -106,15 +112,28 @@ class TrainingProcess:
         self._started_at = time.monotonic()
         self._jobs.put(job)
 
+    def look_ahead(self, job: Job) -> None:
+        """Let the child make parts for a job to come; that one waits until it is done. What fails here is for that one to tell.
+
+        Args:
+            job: with `ahead`.
+        """
+        self.prepare()
+        self._jobs.put(job)
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until the outcome of the training under way is there, or so many seconds have passed."""
+        if self._outcome is None:
+            with contextlib.suppress(queue.Empty):
+                self._outcome = self._outcomes.get(timeout=timeout_s)
+
     def poll(self) -> Trained | None:
         """The outcome if it is there, else None; does not wait.
 
         Raises:
             TrainingFailedError: the training raised, died or was killed; a new job can be started.
         """
-        if self._outcome is None:
-            with contextlib.suppress(queue.Empty):
-                self._outcome = self._outcomes.get_nowait()
+        self.settle(0.0)
         if self._outcome is None:
             return None
         outcome, self._outcome = self._outcome, None
@@ -132,14 +151,12 @@ class TrainingProcess:
         """
         if not self.busy:
             raise RuntimeError("no training is under way; start one first")
+        self.settle(timeout_s)
         if self._outcome is None:
-            try:
-                self._outcome = self._outcomes.get(timeout=timeout_s)
-            except queue.Empty:
-                self.kill(
-                    f"the training took longer than {timeout_s:g} s and was killed; raise trainer.train_timeout_s, "
-                    "or lower trainer.window_rows or trainer.params"
-                )
+            self.kill(
+                f"the training took longer than {timeout_s:g} s and was killed; raise trainer.train_timeout_s, "
+                "or lower trainer.window_rows or trainer.params"
+            )
         trained = self.poll()
         assert trained is not None  # noqa: S101 - the outcome is there
         return trained
@@ -173,7 +190,9 @@ class TrainingProcess:
         with contextlib.suppress(OSError):  # the first job will say why there is none
             self._living_child()
         while (job := self._jobs.get()) is not None:
-            self._outcomes.put(self._outcome_of(job))
+            outcome = self._outcome_of(job)
+            if not job.ahead:
+                self._outcomes.put(outcome)
         with self._lock:
             if self._child is not None:
                 _end(self._child)

@@ -20,7 +20,7 @@ from correnteza.records import Schema
 from correnteza.trainer.recipe import Recipe
 
 if TYPE_CHECKING:
-    from correnteza.trainer.forest import Memo
+    from correnteza.trainer.forest import Memo, Rows
     from correnteza.trainer.linear import Carried
 
 PROBE_ROWS = 256
@@ -46,6 +46,7 @@ class Job:
         warm: checkpoint of the version that it goes on from, for a process that may not remember that; trusted.
         checkpoint: whether the trained estimator itself is wanted, beside the ONNX model.
         threads: that large trainings use.
+        ahead: whether only the parts of the recipe are wanted, to be remembered for a job to come; see `grow`.
     """
 
     version: int
@@ -62,6 +63,7 @@ class Job:
     warm: bytes = b""
     checkpoint: bool = True
     threads: int = 1
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,22 @@ def fit(job: Job, memo: Memo | None = None) -> Trained:
     return Trained(model, checkpoint, time.perf_counter() - began, tuple(texts), answers)
 
 
+def grow(job: Job, memo: Memo) -> None:
+    """Make the parts of a recipe that are not remembered, and remember them: a job that wants the same has less to do.
+
+    Args:
+        job: with a recipe.
+        memo: parts of earlier versions; is filled.
+
+    Raises:
+        ConfigError, TrainingFailedError: as `fit`.
+    """
+    from correnteza.trainer import forest
+
+    assert job.recipe is not None  # noqa: S101 - the caller looked
+    forest.grow(job.recipe, _rows(job), job.estimator, job.params, memo, job.threads)
+
+
 def _fitted(job: Job, memo: Memo | None) -> Any:
     """The fitted estimator, or the mixture of an adaptive forest."""
     from correnteza.trainer import estimators, forest
@@ -132,14 +150,19 @@ def _mixed(job: Job, memo: Memo) -> Any:
     from correnteza.trainer import forest
 
     assert job.recipe is not None  # noqa: S101 - the caller looked
-    assert job.numbers is not None  # noqa: S101 - it comes with the recipe
     if job.warm:
         import joblib
 
         memo.remember(joblib.load(io.BytesIO(job.warm))["estimator"])
+    return forest.build(job.recipe, _rows(job), job.estimator, job.params, memo, job.threads)
+
+
+def _rows(job: Job) -> Rows:
+    from correnteza.trainer import forest
+
+    assert job.numbers is not None  # noqa: S101 - it comes with the recipe
     derived = sum(len(one.columns) for one in job.schema.derived)
-    rows = forest.Rows(job.numbers, job.features, job.targets, len(job.schema.numeric), derived, _carried(job))
-    return forest.build(job.recipe, rows, job.estimator, job.params, memo, job.threads)
+    return forest.Rows(job.numbers, job.features, job.targets, len(job.schema.numeric), derived, _carried(job))
 
 
 def _carried(job: Job) -> Carried | None:

@@ -66,11 +66,15 @@ class Triggers:
 
     def limit(self, rows: int, progress: Progress) -> int:
         """Most rows of the next batch, so that it ends where a training by rows is due, or a version is judged."""
-        left = self.schedule.rows_left(rows, progress.attempted, progress.worth)
+        left = self.left(rows, progress)
         if left is None:
             return self._settings.batch_rows
         judged = JUDGED_EVERY_ROWS - rows % JUDGED_EVERY_ROWS
         return min(left or judged, judged)
+
+    def left(self, rows: int, progress: Progress) -> int | None:
+        """Labelled rows until the next training, if that is by rows and nothing else brings one about."""
+        return self.schedule.rows_left(rows, progress.attempted, progress.worth)
 
     def judged(self, rows: int) -> bool:
         """Whether versions may be judged and drifts be answered after so many labelled rows."""

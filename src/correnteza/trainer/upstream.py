@@ -84,9 +84,18 @@ class Upstream:
             LogUnavailableError: also when a row names a scaler version or code that is not known yet.
         """
         part = self._rows.read(after, limit, wait_s, back)
-        if part.batch.num_rows:
-            self._explain(part.batch)
+        self.explained(part.batch)
         return part
+
+    def explained(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, when all that they name is known.
+
+        Raises:
+            LogUnavailableError: a row names a scaler version or code that is not known yet.
+        """
+        if rows.num_rows:
+            self._explain(rows)
+        return rows
 
     def codes(self, offset: int) -> Codes:
         """The codes that were known at a row of `normalized`: the same whenever it is asked."""

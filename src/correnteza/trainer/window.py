@@ -80,6 +80,12 @@ class Window:
         self._offsets[places] = offsets[kept]
         self._added += rows
 
+    def copied(self, rows: int) -> Window:
+        """A window of its own for so many rows, filled with the last ones."""
+        window, places = Window(rows, self.fields), self._places(min(rows, len(self)))
+        window.add(self._features[places], self._versions[places], self._targets[places], self._offsets[places])
+        return window
+
     def oldest_version(self) -> int | None:
         """The lowest scaler version that a row is in, or None when it is empty: `Scalers.forget` may drop those before."""
         return int(self._versions[: len(self)].min()) if len(self) else None
