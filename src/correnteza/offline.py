@@ -158,7 +158,7 @@ class _Loop:
         upstream = Upstream(self._normalizer, *self._normalizer.explaining(), schema)
         self._schema, self._upstream, self._kept_rows = schema, upstream, own.window_rows
         told = _Told("learner", self._store.log("events", events.SCHEMA))
-        registry = Registry(folder / "models", self._store, load_key(folder))
+        registry = Registry(folder / "models", self._store, load_key(folder), durable=False)  # it goes with this loop
         self._left_out = LeftOut(told, own.window_rows)
         self._learner = Learner(
             own, schema, self._store, registry, upstream, training, told, threading.Event(), coming=self._coming

@@ -28,6 +28,7 @@ class MemoryLog:
         self.schema = schema
         self._id = cursors.new_id()
         self._lock = lock
+        self._none = with_offsets(empty(schema), 1)
         self._batches: list[pa.RecordBatch] = []
         self._lasts: list[int] = []  # the last offset of each batch, for bisection
         self._times: list[float] = []  # when each batch was appended, Unix time
@@ -80,7 +81,7 @@ class MemoryLog:
             if first >= end:
                 break
             parts.append(self._batches[i].slice(max(0, start - first), min(end, self._lasts[i] + 1) - max(start, first)))
-        batch = pa.concat_batches(parts) if parts else with_offsets(empty(self.schema), start)
+        batch = pa.concat_batches(parts) if parts else self._none
         return Slice(batch, self.cursor(end - 1), self._next - end)
 
     def bounds(self) -> Bounds:

@@ -65,12 +65,14 @@ class Artefacts:
     Args:
         folder: where they are; it is created.
         key: of the HMACs, from `load_key`.
+        durable: whether what is written is on the disk when `write` returns.
     """
 
-    def __init__(self, folder: Path, key: bytes) -> None:
+    def __init__(self, folder: Path, key: bytes, durable: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._key = key
+        self._durable = durable
 
     def write(self, version: int, files: Mapping[str, bytes], about: Mapping[str, Any]) -> dict[str, Any]:
         """Write the directory of a version; one of that number is replaced.
@@ -89,11 +91,13 @@ class Artefacts:
         draft = self._cleared(f"{TEMPORARY}{version}")
         draft.mkdir()
         for name, content in {**files, MANIFEST: text.encode()}.items():
-            _write(draft / name, content)
-        _sync_folder(draft)
+            _write(draft / name, content, durable=self._durable)
+        if self._durable:
+            _sync_folder(draft)
         self.remove(version)
         draft.rename(self.folder / str(version))
-        _sync_folder(self.folder)
+        if self._durable:
+            _sync_folder(self.folder)
         return manifest
 
     def manifest(self, version: int) -> dict[str, Any]:
@@ -138,14 +142,19 @@ class Artefacts:
             )
         return dict(manifest)
 
-    def read(self, version: int, name: str) -> bytes:
+    def read(self, version: int, name: str, manifest: Mapping[str, Any]) -> bytes:
         """A file of a version, verified.
+
+        Args:
+            version: its number.
+            name: of the file.
+            manifest: of the version, as `manifest` returned it.
 
         Raises:
             UnknownModelError: the files are not there.
             TamperedModelError: it is not what was written.
         """
-        expected = self.manifest(version)["files"][name]
+        expected = manifest["files"][name]
         content = self._bytes(version, name)
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
@@ -208,12 +217,13 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
 
 
-def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Create a file; when this returns it is on the disk."""
+def _write(path: Path, content: bytes, mode: int = 0o644, durable: bool = True) -> None:
+    """Create a file; when this returns it is on the disk, if it is to be durable."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:

@@ -7,7 +7,9 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +19,8 @@ from correnteza.events import Events
 from correnteza.log.base import OwnedLog
 from correnteza.records import Schema
 from correnteza.trainer import probe
-from correnteza.trainer.predictor import Predictor
+from correnteza.trainer.artefacts import MODEL
+from correnteza.trainer.predictor import Predictor, loading
 from correnteza.trainer.registry import Registry
 
 LOOK_BACK = 50
@@ -59,6 +62,7 @@ class Follower:
         self.refused = ""
         self.seen = 1
         self._ready: Champion | None = None
+        self._foreseen: tuple[str, Future[Predictor]] | None = None
         self._schema = schema
         self._registry = registry
         self._promotions = promotions
@@ -85,17 +89,29 @@ class Follower:
         current = self._registry.current()
         return current is not None and current.pinned
 
+    def foresee(self, model: bytes) -> None:
+        """Begin to load a model that is about to be registered."""
+        self._foreseen = hashlib.sha256(model).hexdigest(), loading(model)
+
     def load(self, version: int, since: datetime) -> Champion | None:
         """A version that is not in service, loaded and tried out; None when it is refused. It is kept for a promotion."""
         try:
-            predictor = Predictor(self._registry.model_bytes(version))
-            self._try_out(predictor, self._registry.manifest(version).get("probe") or {})
+            manifest = self._registry.manifest(version)
+            predictor = self._loaded(version, manifest["files"][MODEL])
+            self._try_out(predictor, manifest.get("probe") or {})
         except (ModelError, ValueError, RuntimeError) as error:
             self.refused = f"version {version} is refused: {error}"
             self._events.emit("model_refused", str(error), version=version)
             return None
         self._ready = Champion(version, since, predictor)
         return self._ready
+
+    def _loaded(self, version: int, sha256: str) -> Predictor:
+        """The registered model, and no other one that was foreseen."""
+        foreseen, self._foreseen = self._foreseen, None
+        if foreseen is not None and foreseen[0] == sha256:
+            return foreseen[1].result()
+        return Predictor(self._registry.model_bytes(version))
 
     def _candidates(self, head: int) -> Iterator[tuple[int, datetime]]:
         """The version in service; behind it, as long as nothing is loaded, those that were in service before."""

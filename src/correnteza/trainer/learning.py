@@ -340,6 +340,7 @@ class Learner:
         self._end(under_way, "failed")
 
     def _take(self, under_way: UnderWay, trained: Trained) -> None:
+        self._follower.foresee(trained.onnx)
         challenger = self.stage.challenger
         metrics = evaluation.metrics(self._rolling.look())
         meta = replace(under_way.meta, evaluation={} if metrics is None else asdict(metrics))

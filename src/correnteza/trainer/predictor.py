@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -100,6 +100,11 @@ class Predictor:
         if self.categories:
             feed["categories"] = categories
         return feed
+
+
+def loading(model: bytes) -> Future[Predictor]:
+    """The predictor of a model, being loaded by another thread."""
+    return _threads().submit(Predictor, model)
 
 
 def _session(model: bytes) -> Any:

@@ -57,11 +57,12 @@ class Registry:
         store: opens the logs `models`, `promotions`, `decisions` and `manifests` in it.
         key: of the HMACs, from `load_key`.
         first_version: number of the first version.
+        durable: whether the files of a version are on the disk when `write` returns.
     """
 
-    def __init__(self, folder: Path, store: Store, key: bytes, first_version: int = 1) -> None:
+    def __init__(self, folder: Path, store: Store, key: bytes, first_version: int = 1, durable: bool = True) -> None:
         self._first_version = first_version
-        self._artefacts = Artefacts(folder, key)
+        self._artefacts = Artefacts(folder, key, durable)
         self._promotions = store.log("promotions", PROMOTIONS, bounded=False)
         self._models_tail = Tail(store.log("models", MODELS, bounded=False), ROWS_IN_MEMORY)
         self._promotions_tail = Tail(self._promotions, 1)
@@ -210,8 +211,7 @@ class Registry:
             UnknownModelError: there is no such version, or its files were removed.
             TamperedModelError: a file is not the registered one; names it.
         """
-        self.manifest(version)
-        return self._artefacts.read(version, MODEL)
+        return self._artefacts.read(version, MODEL, self.manifest(version))
 
     def checkpoint(self, version: int) -> dict[str, Any]:
         """What `Trained.checkpoint` holds, verified before it is unpickled; never for a serving process.
@@ -220,7 +220,6 @@ class Registry:
             UnknownModelError: there is no such version, or its files were removed.
             TamperedModelError: a file is not the registered one; names it.
         """
-        self.manifest(version)
         import joblib
 
         return dict(joblib.load(io.BytesIO(self.checkpoint_bytes(version))))
@@ -232,9 +231,10 @@ class Registry:
             UnknownModelError: there is no such version, its files were removed, or it was made without a checkpoint.
             TamperedModelError: a file is not the registered one; names it.
         """
-        if CHECKPOINT not in self.manifest(version)["files"]:
+        manifest = self.manifest(version)
+        if CHECKPOINT not in manifest["files"]:
             raise UnknownModelError(f"model version {version} has no checkpoint; it was made with trainer.checkpoints = false")
-        return self._artefacts.read(version, CHECKPOINT)
+        return self._artefacts.read(version, CHECKPOINT, manifest)
 
     def put_back(self, version: int, trained: Trained, manifest: Mapping[str, Any]) -> Path:
         """Write the files of a version again that were removed; pruning leaves them alone from now on.

@@ -15,7 +15,7 @@ window never holds more than `MOST_BLOCKS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,7 @@ class Series:
                     change = _change(block, figures, mean, deviation)
                     changes += [change] if settled else []  # else it is the rest of the last drift
                     adwin, settled = None, False
-        after = replace(self, figures=tuple(figures), mean=mean, deviation=deviation, live=_Live(adwin))
-        return changes, after
+        return changes, Series(self.floor, tuple(figures), mean, deviation, _Live(adwin))
 
     def score(self) -> float:
         """How far the last blocks are from the reference, in its deviations; 0 as long as there is none."""
