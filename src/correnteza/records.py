@@ -226,6 +226,11 @@ def with_offsets(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([offsets, *batch.columns], names=[OFFSET, *batch.schema.names])
 
 
+def kept(rows: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
+    """The rows that a mask says; the batch itself where it says all, which costs nothing."""
+    return rows if mask.true_count == rows.num_rows else rows.filter(mask)
+
+
 def empty(schema: pa.Schema) -> pa.RecordBatch:
     """A batch of no rows."""
     return pa.RecordBatch.from_pylist([], schema=schema)

@@ -174,26 +174,41 @@ class Monitor:
         episodes = {what: Episode(*of) for what, of in plain["episodes"].items()}
         return cls(**{**plain, **series, "pending": pending, "counts": tuple(plain["counts"]), "episodes": episodes})
 
-    def _over(self, blocks: Floats, means: Floats, missing: Floats) -> tuple[list[Detection], Monitor]:
-        """After finished blocks: their values, shape [blocks, rows], trimmed means and shares of missing ones."""
+    def _over(
+        self, blocks: Floats, means: Floats, missing: Floats, pending: tuple[float, ...]
+    ) -> tuple[list[Detection], Monitor]:
+        """After finished blocks: their values, shape [blocks, rows], trimmed means, shares of missing ones, what follows."""
         found: list[tuple[What, Change]] = []
         changes, lost = self.missing.extend(missing.tolist(), self.delta)
         found += [("missing", change) for change in changes]
         known = np.flatnonzero(missing < 1.0)
+        counts, counted = self.counts, self.counted
         if self.codes:
-            changes, after = self._categories(blocks[known])
+            changes, value, counts, counted = self._categories(blocks[known])
         else:
             changes, value = self.value.extend(means[known].tolist(), self.delta)
-            after = replace(self, value=value)
         found += [("category" if self.codes else "value", replace(c, block=int(known[c.block]))) for c in changes]
         rising = [(what, c) for what, c in found if c.after > c.before or not self.only_up]
         drifts = [self._detection(what, change) for what, change in sorted(rising, key=lambda of: of[1].block)]
         drifted = self.rows + drifts[-1].row + 1 if drifts else self.drifted
         drifts, episodes = self._told(drifts)
-        return drifts, replace(after, missing=lost, rows=self.rows + blocks.size, drifted=drifted, episodes=episodes)
+        after = replace(
+            self,
+            rows=self.rows + blocks.size,
+            drifted=drifted,
+            pending=pending,
+            value=value,
+            missing=lost,
+            counts=counts,
+            counted=counted,
+            episodes=episodes,
+        )
+        return drifts, after
 
     def _told(self, drifts: list[Detection]) -> tuple[list[Detection], Mapping[What, Episode]]:
         """The drifts with what is news among them, and the episodes with them."""
+        if not drifts:
+            return drifts, self.episodes
         found, episodes = [], dict(self.episodes)
         for drift in drifts:
             told, row, known = True, self.rows + drift.row + 1, episodes.get(drift.what)
@@ -208,8 +223,8 @@ class Monitor:
         last = (change.block + 1) * self.block_rows - 1
         return Detection(last, change.width * self.block_rows, change.before, change.after, what)
 
-    def _categories(self, blocks: Floats) -> tuple[list[Change], Monitor]:
-        """The drifts among blocks of codes, shape [blocks, rows], and what is next."""
+    def _categories(self, blocks: Floats) -> tuple[list[Change], Series, tuple[int, ...], int]:
+        """The drifts among blocks of codes, shape [blocks, rows]; and the next distances, counts, and blocks in them."""
         counts, counted, value = np.array(self.counts), self.counted, self.value
         changes = []
         for block, histogram in enumerate(_histograms(blocks)):
@@ -221,7 +236,7 @@ class Monitor:
             if any(change.after > change.before for change in found):
                 changes += [replace(change, block=block) for change in found]
                 counts, counted, value = np.zeros_like(counts), 0, replace(value, figures=(), live=None)
-        return changes, replace(self, counts=tuple(counts.tolist()), counted=counted, value=value)
+        return changes, value, tuple(counts.tolist()), counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +296,13 @@ def _extend(monitors: tuple[Monitor, ...], values: Floats) -> tuple[list[list[De
     means, missing = _trimmed(blocks)
     found, after = [], []
     for column, monitor in enumerate(monitors):
-        drifts, following = monitor._over(blocks[column], means[column], missing[column]) if whole else ([], monitor)
-        found.append([replace(drift, row=drift.row - known) for drift in drifts])
         rest = tuple(together[whole * size :, column].tolist())
-        after.append(replace(following, pending=rest))
+        if whole:
+            drifts, following = monitor._over(blocks[column], means[column], missing[column], rest)
+        else:
+            drifts, following = [], replace(monitor, pending=rest)
+        found.append([replace(drift, row=drift.row - known) for drift in drifts])
+        after.append(following)
     return found, tuple(after)
 
 

@@ -32,6 +32,7 @@ def importances(
     Returns:
         In the target's unit, by column; below 0 where the shuffled column is, by chance, the better one.
     """
+    numbers, categories = numbers.copy(), categories.copy()  # they are shuffled in place, a column at a time
     order = np.random.default_rng(seed).permutation(len(targets))
     held: list[tuple[str, npt.NDArray[Any], int]] = [
         *((name, numbers, place) for place, name in enumerate(predictor.numbers)),

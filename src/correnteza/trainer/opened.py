@@ -217,10 +217,14 @@ def evaluation_rows(rows: pa.RecordBatch, columns: Mapping[str, Column]) -> pa.R
         made |= {name: rows[name] for name in _OF_LABEL}
     made |= {name: pa.array(values, from_pandas=True) for name, values in columns.items() if values is not None}
     arrays = [
-        made[field.name].cast(field.type) if field.name in made else pa.nulls(rows.num_rows, field.type)
+        _cast(made[field.name], field.type) if field.name in made else pa.nulls(rows.num_rows, field.type)
         for field in EVALUATIONS
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=EVALUATIONS)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    return column if column.type == kind else column.cast(kind)
 
 
 def _offsets(rows: pa.RecordBatch) -> pa.Array:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from correnteza.events import Event
 from correnteza.features import Floats, Ints
-from correnteza.records import OFFSET, Schema
+from correnteza.records import OFFSET, Schema, kept
 from correnteza.stage import Step
 from correnteza.trainer import drift, labels, scores
 from correnteza.trainer.conformal import Conformal
@@ -154,7 +154,7 @@ class LearnerStage:
     def step(self, state: State, batch: pa.RecordBatch) -> Step[State]:
         """See `Stage.step`."""
         arrived, learned = labels.sorts_of(batch, self._schema.target)
-        fresh = batch.filter(learned)
+        fresh = kept(batch, learned)
         targets = fresh[self._schema.target].to_numpy()
         with np.errstate(over="ignore"):
             sums = np.cumsum(np.concatenate([[state.target_sum], targets]))  # in the order of the rows, unlike np.sum
@@ -167,7 +167,7 @@ class LearnerStage:
         places = np.flatnonzero(learned.to_numpy(zero_copy_only=False))[scored & answered]
         before = np.searchsorted(places, asked[scored & answered])
         rows = _Scored(
-            fresh.filter(pa.array(scored)), numbers[scored], baseline[scored], last[:-1][scored], answered[scored], before
+            kept(fresh, pa.array(scored)), numbers[scored], baseline[scored], last[:-1][scored], answered[scored], before
         )
         made, multipliers, after = self._score(state, rows)
         open_places, opened = self._open(batch, pc.and_(arrived, pc.invert(learned)), places, multipliers)
@@ -214,7 +214,7 @@ class LearnerStage:
         said = champion.answers(scored.rows)
         shadow = None if challenger is None else challenger.answers(scored.rows)
         counted = scored.counted
-        rows, now = scored.rows.filter(pa.array(counted)), Given.now(champion.version, said).of(counted)
+        rows, now = kept(scored.rows, pa.array(counted)), Given.now(champion.version, said).of(counted)
         given = self.opened.given(rows, now)
         errors = np.abs(target[counted] - given.prediction)
         multipliers, conformal = _multipliers(state.conformal, errors, given.spread)
@@ -296,7 +296,7 @@ class LearnerStage:
         self, state: State, batch: pa.RecordBatch, arrived: pa.Array, fresh: pa.RecordBatch
     ) -> tuple[drift.Monitors, drift.Monitor, tuple[Event, ...]]:
         """Whether a field, or the target, is distributed otherwise than before; fields speak before labels come."""
-        records = batch.filter(arrived)
+        records = kept(batch, arrived)
         inputs, fields = state.fields.extend(self._features(records)) if records.num_rows else ([], state.fields)
         targets = fresh[self._schema.target].to_numpy()
         found, target = state.target.extend(targets) if len(targets) else ([], state.target)
@@ -348,6 +348,8 @@ def _in_order(parts: list[tuple[Ints, pa.RecordBatch | None]]) -> dict[str, pa.R
     made = [(places, rows) for places, rows in parts if rows is not None]
     if not made:
         return {}
+    if len(made) == 1:
+        return {LOG: made[0][1]}
     order = np.argsort(np.concatenate([places for places, _ in made]), kind="stable")
     return {LOG: pa.concat_batches([rows for _, rows in made]).take(pa.array(order))}
 

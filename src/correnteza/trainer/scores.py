@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from correnteza.features import Floats
@@ -79,10 +79,15 @@ class Drag:
             errors: target minus prediction, in order, in the target's unit, shape [rows].
         """
         bias, sums = self.bias, _Sums.of([self.plain, self.corrected])
-        for error in errors.tolist():
-            limit = CLIP * sums.errors[0] / sums.weights[0] if sums.errors[0] > 0.0 else LARGEST
-            sums.add([(abs(error), abs(error - bias))])
-            bias = KEEP_BIAS * bias + (1.0 - KEEP_BIAS) * min(max(error, -limit), limit)
+
+        def rows() -> Iterator[tuple[float, float]]:
+            nonlocal bias
+            for error in errors.tolist():
+                limit = CLIP * sums.errors[0] / sums.weights[0] if sums.errors[0] > 0.0 else LARGEST
+                yield abs(error), abs(error - bias)
+                bias = KEEP_BIAS * bias + (1.0 - KEEP_BIAS) * min(max(error, -limit), limit)
+
+        sums.add(rows())
         return Drag(bias, *sums.scores())
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,6 +166,7 @@ def of_spread(mixture: Mixture, trees: int, floor: float, least: float) -> Ensem
     return _joined(shares, base=max(floor * mean, bottom))
 
 
+@lru_cache(maxsize=32)
 def _deviations(tree: Any) -> Floats:
     """How far targets lie apart about each node of a tree: that of the smallest part around it with enough rows, shape [nodes].
 

@@ -76,6 +76,7 @@ class Upstream:
         self._scaler_rows = _Tail(scalers)
         self._category_rows = _Tail(categories)
         self._schema = schema
+        self._last: tuple[pa.RecordBatch, Floats] | None = None
 
     def read(self, after: str | None, limit: int, wait_s: float = 0.0, back: int = 0) -> Slice:
         """As `Log.read`, of the log `normalized`.
@@ -120,6 +121,13 @@ class Upstream:
         return numbers, texts
 
     def _numbers(self, rows: pa.RecordBatch) -> Floats:
+        """Those of the last rows are remembered: a batch is asked about by the champion, by a challenger, and for drift."""
+        if self._last is None or self._last[0] is not rows:
+            self._last = rows, self._restored(rows)
+            self._last[1].setflags(write=False)
+        return self._last[1]
+
+    def _restored(self, rows: pa.RecordBatch) -> Floats:
         numbers = columns(rows, self._schema.numeric)
         versions = rows["scaler_version"].to_numpy()
         for version in np.unique(versions) if self._schema.numeric else ():
