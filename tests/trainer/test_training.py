@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import joblib
 import numpy as np
@@ -22,7 +23,7 @@ from tests.tools import PATIENCE_S
 from correnteza.errors import ConfigError, TrainingFailedError
 from correnteza.features import Scaler
 from correnteza.records import Field, Schema
-from correnteza.trainer import plan
+from correnteza.trainer import plan, process
 from correnteza.trainer.predictor import Predictor
 from correnteza.trainer.process import TrainingProcess
 from correnteza.trainer.training import Job, fit
@@ -123,6 +124,8 @@ def test_what_fails_ahead_of_its_time_is_told_by_the_training_that_wants_it(trai
     recipe = plan.plan(None, 200, 2, {}, plan.Bounds(trees=5, window_rows=1000, seed=1))
     wanted = replace(job(), recipe=recipe, numbers=np.arange(1, 201))
     lacking = replace(wanted, features=wanted.features[:9], targets=wanted.targets[:9], numbers=np.arange(1, 10))
+    training.start(job())
+    assert training.wait(PATIENCE_S).onnx
     training.look_ahead(replace(lacking, ahead=True))
     training.start(lacking)
     with pytest.raises(TrainingFailedError, match="labelled rows 1 to 200 are needed, and 9 of them are at hand"):
@@ -131,6 +134,21 @@ def test_what_fails_ahead_of_its_time_is_told_by_the_training_that_wants_it(trai
     assert not training.busy
     training.start(lacking)
     assert training.wait(PATIENCE_S).onnx == fit(wanted).onnx, "all that it wants was made ahead"
+
+
+def test_nothing_is_made_ahead_by_a_process_that_remembers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an evaluation that breaks off does not start another process in order to end it."""
+    spawn = Mock(side_effect=process._spawn)
+    monkeypatch.setattr(process, "_spawn", spawn)
+    training = TrainingProcess(nice=7)
+    training.start(job())
+    assert training.wait(PATIENCE_S).onnx
+    assert training.pid is not None
+    psutil.Process(training.pid).kill()
+    until(lambda: training.fresh)
+    training.look_ahead(replace(job(), ahead=True))
+    training.close()
+    assert spawn.call_count == 1
 
 
 def test_a_training_that_is_killed_is_reported_and_the_next_one_gets_a_new_child(

@@ -66,8 +66,8 @@ class Grower:
         if most_rows is not None and most_rows < len(targets) and forest.bootstrap and forest.max_samples is None:
             forest.set_params(max_samples=most_rows)
         sampled = len(targets) if most_rows is None else min(most_rows, len(targets))
-        with _threads(self.threads if trees > 1 and trees * sampled >= MANY else 1) as jobs:
-            return list(forest.set_params(n_jobs=jobs).fit(estimators.limited(features), targets).estimators_)
+        with _threads(self.threads if trees > 1 and trees * sampled >= MANY else 1, forest):
+            return list(forest.fit(estimators.limited(features), targets).estimators_)
 
     def filled(self, trees: list[Any], features: Floats, targets: Floats) -> list[Grown]:
         """The trees with what all the rows say in their leaves.
@@ -95,10 +95,10 @@ def is_forest(path: str) -> bool:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[int]:
-    """Let joblib use so many threads; and wait for each, where it would look every 10 ms whether it is done."""
+def _threads(count: int, forest: Any) -> Iterator[None]:
+    """Let a forest grow in so many threads; joblib waits for each, where it would look every 10 ms whether it is done."""
     if count == 1:
-        yield 1
+        yield
         return
     from joblib import parallel_config
     from joblib.parallel import ThreadingBackend
@@ -106,5 +106,6 @@ def _threads(count: int) -> Iterator[int]:
     class Waiting(ThreadingBackend):  # type: ignore[misc]
         supports_retrieve_callback = False
 
+    forest.set_params(n_jobs=count)
     with parallel_config(Waiting(), n_jobs=count):
-        yield count
+        yield

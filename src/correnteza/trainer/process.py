@@ -190,6 +190,8 @@ class TrainingProcess:
         with contextlib.suppress(OSError):  # the first job will say why there is none
             self._living_child()
         while (job := self._jobs.get()) is not None:
+            if job.ahead and self.fresh:
+                continue  # nobody remembers what it would go on from
             outcome = self._outcome_of(job)
             if not job.ahead:
                 self._outcomes.put(outcome)
