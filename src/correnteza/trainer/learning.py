@@ -314,6 +314,7 @@ class Learner:
         self._triggers.started(due)
         if self._foresight is not None and job.recipe is not None:
             self._foresight.look(state, self.window, job.recipe, self._triggers.left(state.rows, progress))
+        self._rolling.look()  # now, beside the training, so that there is less to read when it has ended
 
     def _conclude(self) -> None:
         """Register the training under way if it has ended, or end it if it takes too long."""
