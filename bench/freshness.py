@@ -35,6 +35,8 @@ from system import PORTS, System
 
 SERVICES = ("generator", "normalizer", "trainer")
 SETTINGS = {"GENERATOR__SOURCE": "none"}
+SETTLE_S = 10.0
+"""Seconds in which the last posts arrive."""
 RATE = 1_000
 BATCH_ROWS = 20
 PEOPLE = 20_000
@@ -248,12 +250,15 @@ def check(running: System, seen: Seen) -> None:
     """Make sure that a record has the same offset in both logs, as it has where none was refused.
 
     Raises:
-        RuntimeError: records were refused, or some have not arrived.
+        TimeoutError: records were refused, or some do not arrive.
     """
-    status = running.get("normalizer", "/status")
-    rows, raw = status["logs"]["records"]["next_offset"] - 1, status["raw_rows"]
-    if rows != raw or rows < seen.reached:
-        raise RuntimeError(f"the normalizer made {rows} rows of {raw}; expected as many; offsets cannot be compared")
+
+    def settled() -> bool:
+        status = running.get("normalizer", "/status")
+        rows, raw = status["logs"]["records"]["next_offset"] - 1, status["raw_rows"]
+        return bool(rows == raw >= seen.reached)
+
+    system.wait_for(settled, SETTLE_S, "the normalizer to have made a row of each record; else offsets cannot be compared")
 
 
 def fresh_s(commits: Sequence[tuple[int, float]], answers: Mapping[int, float], learned: Mapping[int, int]) -> list[float]:
