@@ -36,7 +36,7 @@ from correnteza.log.memory import MemoryStore
 from correnteza.memory import entries, snapshots
 from correnteza.normalizer.stage import NormalizerStage
 from correnteza.normalizer.watermark import USUAL, Mark, Rule, Waiting, advance, flush
-from correnteza.records import as_batch, with_offsets
+from correnteza.records import as_batch, kept, with_offsets
 from correnteza.stage import Runner
 from correnteza.trainer import evaluation, prequential
 from correnteza.trainer.importance import importances
@@ -299,14 +299,14 @@ class _Normalizer:
         return part
 
     def coming(self, offset: int, labelled: int) -> pa.RecordBatch | None:
-        """The next so many labelled rows behind one, made before they are read; None where there are no more so many."""
+        """The next so many labelled rows behind one, made before they are read; None where they are not among `READ_ROWS`."""
         log, passed = self._logs["normalized"], self._logs["normalized"].cursor(offset)
         while True:
             rows = log.read(passed, READ_ROWS).batch
-            rows = rows.filter(rows.column(self._target).is_valid())
-            if rows.num_rows >= labelled:
-                return rows.slice(0, labelled)
-            if not self._advance(passed):
+            known = kept(rows, rows.column(self._target).is_valid())
+            if known.num_rows >= labelled:
+                return known.slice(0, labelled)
+            if rows.num_rows == READ_ROWS or not self._advance(passed):
                 return None
 
     def _advance(self, passed: str) -> bool:

@@ -65,11 +65,18 @@ def test_a_tree_is_grown_on_so_many_rows_and_knows_all_of_them() -> None:
         assert tree.counts[leaves].sum() == len(targets)
 
 
-@pytest.mark.parametrize(("params", "sampled"), [({"max_samples": 50}, 50), ({"bootstrap": False}, 1500)])
-def test_what_the_parameters_say_of_samples_stands(params: Mapping[str, Any], sampled: int) -> None:
-    features, targets = steps(1, 1.0)
-    (tree,) = Grower(FOREST, {**PARAMS, **params}).grow(1, features, targets, 3, most_rows=100)
-    assert tree.tree_.weighted_n_node_samples[0] == sampled
+@pytest.mark.parametrize(
+    ("estimator", "params"),
+    [(FOREST, {"max_samples": 50}), (FOREST, {"bootstrap": False}), ("sklearn.ensemble.ExtraTreesRegressor", {})],
+)
+def test_where_the_parameters_say_of_samples_nothing_can_be_tried_and_nothing_is_spared(
+    estimator: str, params: Mapping[str, Any]
+) -> None:
+    """Trees that know a quarter of the rows would be the very same trees."""
+    features, targets = steps(1, noise=20.0)
+    grower = Grower(estimator, {**PARAMS, **params})
+    assert not grower.samples
+    assert not tried(features, targets, 3, lines_of(features, targets, 3, None), grower).flat
 
 
 def test_threads_change_nothing_but_the_time() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from correnteza import offline
@@ -35,10 +37,14 @@ TABLE = SchemaTable.model_validate({"target": SCHEMA.target, "fields": {field.na
 SETTINGS = Settings().model_copy(update={"schema_table": TABLE, "normalizer": Normalizer(block_rows=32, max_categories=5)})
 
 
+def records() -> Iterator[pa.RecordBatch]:
+    """Some have no target, their scale moves, and there is a drift."""
+    made = raw(ROWS, turned=TURN)
+    yield from (made.slice(start, 50) for start in range(0, ROWS, 50))
+
+
 def run() -> offline.Result:
-    """Over records some of which have no target, whose scale moves, with a drift."""
-    records = raw(ROWS, turned=TURN)
-    return offline.run((records.slice(start, 50) for start in range(0, ROWS, 50)), SETTINGS)
+    return offline.run(records(), SETTINGS)
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +89,14 @@ def test_what_was_made_ahead_is_not_made_again(monkeypatch: pytest.MonkeyPatch) 
     run()
     assert seen["due"] < 0.2 * grown["due"], "the first version, and what a drift brought about"
     assert seen["due"] + seen["ahead"] < 1.1 * grown["due"]
+
+
+def test_no_more_rows_are_made_ahead_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far away the next training is: memory does not grow with the stream."""
+    monkeypatch.setattr(offline, "READ_ROWS", 100)
+    source = offline._Normalizer(records(), SETTINGS)
+    found = source.coming(0, 80)
+    assert found is not None
+    assert found.num_rows == 80
+    assert source.coming(0, 500) is None
+    assert source.records <= 150

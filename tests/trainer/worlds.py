@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,12 +103,21 @@ class Trainings:
 
     def __init__(self, spoil: Mapping[int, str] | None = None, hold: bool = False) -> None:
         self.jobs: list[Job] = []
+        self._released = threading.Event()
         self.hold = hold
         self.busy = False
         self._spoil = spoil or {}
         self._killed = ""
         self._grown = Memo()
         self._ahead: list[Job] = []
+
+    @property
+    def hold(self) -> bool:
+        return not self._released.is_set()
+
+    @hold.setter
+    def hold(self, held: bool) -> None:
+        (self._released.clear if held else self._released.set)()
 
     @property
     def fresh(self) -> bool:
@@ -121,8 +129,7 @@ class Trainings:
         self.busy = True
 
     def settle(self, timeout_s: float) -> None:
-        if self.hold:
-            time.sleep(min(timeout_s, 0.002))
+        self._released.wait(timeout_s)
 
     def look_ahead(self, job: Job) -> None:
         self._ahead.append(job)

@@ -6,7 +6,7 @@
 
 Where the error hardly falls with more rows, as where the target is noisy, it is *flat*: fewer trees do, each grown on a part
 of the rows of a large window, and its leaves filled with all of them. Where the target has no noise, every row and every
-tree tells, and none is spared.
+tree tells, and none is spared; nor where the parameters say on how many rows a tree is grown, and nothing can be tried.
 
 Invariant: a footing is a function of the rows, the seed and the parameters.
 """
@@ -89,7 +89,7 @@ def tried(features: Floats, targets: Floats, seed: int, lines: Lines, grower: Gr
     if len(targets) >= TRIAL_LEAST:
         trial = _Trial(features, targets, seed, grower)
         best = min(lines, key=lambda name: trial.error(name, lines[name]))
-        flat = len(targets) >= FLAT_LEAST and trial.flat(best)
+        flat = len(targets) >= FLAT_LEAST and grower.samples and trial.flat(best)
     largest = float(np.abs(targets).max()) or 1.0  # keeps the squares finite
     return Footing(lines[best](slice(None)), float(np.std(targets / largest)) * largest, flat)
 

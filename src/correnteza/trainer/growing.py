@@ -45,6 +45,12 @@ class Grower:
         """Whether leaves say medians, and cannot learn."""
         return self.params.get("criterion") in OF_MEDIANS
 
+    @property
+    def samples(self) -> bool:
+        """Whether it is left to us how many rows a tree is grown on: not where it is all of them, or the parameters say."""
+        forest = estimators.build(self.estimator, self.params, 0)
+        return bool(forest.bootstrap) and forest.max_samples is None
+
     def grow(self, trees: int, features: Floats, targets: Floats, seed: int, most_rows: int | None = None) -> list[Any]:
         """Trees as scikit-learn has them.
 
@@ -53,8 +59,7 @@ class Grower:
             features: NaN is missing, shape [rows, features].
             targets: in the target's unit, shape [rows].
             seed: of the bootstrap samples and of ties.
-            most_rows: that the sample of a tree has, at most; None is as many as there are. It counts for nothing where the
-                parameters say how many, or that trees are grown on all rows.
+            most_rows: that the sample of a tree has, at most, where `samples`; None is as many as there are.
 
         Raises:
             ConfigError: the estimator or its parameters are wrong.
@@ -63,7 +68,7 @@ class Grower:
         if isinstance(leaf, int):
             leaf = min(leaf, max(1, len(targets) // LEAST_PER_LEAF))
         forest = estimators.build(self.estimator, {**self.params, "n_estimators": trees, "min_samples_leaf": leaf}, seed)
-        if most_rows is not None and most_rows < len(targets) and forest.bootstrap and forest.max_samples is None:
+        if most_rows is not None and most_rows < len(targets):
             forest.set_params(max_samples=most_rows)
         sampled = len(targets) if most_rows is None else min(most_rows, len(targets))
         with _threads(self.threads if trees > 1 and trees * sampled >= MANY else 1, forest):

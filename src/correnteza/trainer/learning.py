@@ -341,7 +341,8 @@ class Learner:
         self._end(under_way, "failed")
 
     def _take(self, under_way: UnderWay, trained: Trained) -> None:
-        self._follower.foresee(trained.onnx)
+        if self._books.pinned() is None:  # else it does not come into service
+            self._follower.foresee(trained.onnx)
         challenger = self.stage.challenger
         metrics = evaluation.metrics(self._rolling.look())
         meta = replace(under_way.meta, evaluation={} if metrics is None else asdict(metrics))
